@@ -1,0 +1,135 @@
+"""Predict every test sequence from its first frame and its poses, score it, and write what people look at.
+
+python Tester.py --DR LAB4_Dataset --save_root runs/best/test --ckpt_path runs/best/best.ckpt
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataloader import Dataset_Dance, Sequence
+from modules.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically
+from modules.evaluate import predict, score, warn_if_below_baseline
+from modules.figures import draw_psnr_per_frame
+from modules.metrics import psnr_2023, psnr_kaggle
+from modules.options import parse_tester
+from modules.pixels import to_uint8
+from modules.runtime import InputError, pick_device, pick_precision, run_program
+from modules.truth import find_truth
+from modules.video import save_gif
+
+
+def main() -> None:
+    args = parse_tester()
+    root = Path(args.save_root)
+    if not args.ckpt_path:
+        raise InputError("--ckpt_path is needed: the checkpoint to predict with, e.g. runs/best/best.ckpt")
+    device = pick_device(args.device)
+    dtype = pick_precision(args.precision, device)
+    model, size = model_from_checkpoint(load_checkpoint(args.ckpt_path), args.ckpt_path)
+    model.to(device, memory_format=torch.channels_last)
+    height, width = args.frame_H or size[0], args.frame_W or size[1]
+    sequences = Dataset_Dance(
+        args.DR, "test", height, width, cache_dir=args.cache_dir, workers=args.num_workers
+    ).sequences
+    truth = find_truth(args.DR, args.gt, sequences)
+
+    latent = f"{args.num_samples} samples of the prior" if args.num_samples else "the prior's mean"
+    lengths = ", ".join(str(len(sequence.poses)) for sequence in sequences)
+    print(f"Predicting {len(sequences)} sequences of {lengths} frames, z = {latent}.")
+    begin = time.perf_counter()
+    predicted = predict(model, sequences, dtype, args.seed, args.num_samples)
+    seconds = time.perf_counter() - begin
+    print(f"{seconds:.1f} s, {seconds / len(sequences):.1f} s per sequence.")
+
+    results = [score(p, t) if t is not None else None for p, t in zip(predicted, truth, strict=True)]
+    for sequence, frames, true_frames, scores in zip(sequences, predicted, truth, results, strict=True):
+        write_sequence(root, sequence, frames[0], true_frames, scores, args.make_gif)
+    report(root, args, sequences, predicted, truth, results, seconds)
+    if args.submission:
+        write_submission(root / "submission.csv", [frames[0] for frames in predicted])
+
+
+def write_sequence(
+    root: Path, sequence: Sequence, frames: Tensor, truth: Tensor | None, scores: Tensor | None, top_gif: bool
+) -> None:
+    """The pictures of one sequence: frames (T, 3, H, W), truth the same or None, scores (samples, T-1) dB or None."""
+    folder = root / f"seq{sequence.name}"
+    save_gif(folder / "pred_seq.gif", frames)
+    save_gif(folder / "pose.gif", sequence.poses)
+    if top_gif:
+        save_gif(root / f"pred_seq{sequence.name}.gif", frames)
+    if truth is not None:
+        save_gif(folder / "ground_truth.gif", truth)
+        draw_psnr_per_frame({f"sequence {sequence.name}": scores.mean(dim=0).numpy()}, folder / "psnr_per_frame.png")
+
+
+def report(
+    root: Path,
+    args: argparse.Namespace,
+    sequences: list[Sequence],
+    predicted: list[Tensor],
+    truth: list[Tensor | None],
+    results: list[Tensor | None],
+    seconds: float,
+) -> None:
+    """Write metrics.json and print the course's result block. With samples, `psnr` is their mean."""
+    known = [i for i, scores in enumerate(results) if scores is not None]
+    rows = []
+    for sequence, scores in zip(sequences, results, strict=True):
+        row = {"name": sequence.name, "frames": len(sequence.poses), "psnr": None, "psnr_per_frame": None}
+        if scores is not None:
+            row |= {"psnr": float(scores.mean()), "psnr_per_frame": scores.mean(dim=0).tolist()}
+            row["psnr_2023"] = psnr_2023(scores.mean(dim=0))
+            if args.num_samples:
+                row["psnr_best_sample"] = float(scores.mean(dim=1).max())
+        rows.append(row)
+    average = float(np.mean([rows[i]["psnr"] for i in known])) if known else None
+    metrics = {
+        "avg_psnr": average, "latent": f"{args.num_samples} samples" if args.num_samples else "prior mean",
+        "seconds": seconds, "checkpoint": str(args.ckpt_path), "sequences": rows,
+    }  # fmt: skip
+    if known:
+        metrics["psnr_kaggle"] = psnr_kaggle([predicted[i][0] for i in known], [truth[i] for i in known])
+    text = json.dumps(metrics, indent=1)
+    write_atomically(root / "metrics.json", lambda file: file.write(text.encode()))
+
+    unscored = [s.name for s, t in zip(sequences, truth, strict=True) if t is None]
+    if unscored:
+        print(f"No true frames for sequence {', '.join(unscored)}: predicted, not scored (see --gt).")
+    if known:
+        print("============== Your Result ==============")
+        for i in known:
+            line = f"PSNR for testing sequence{sequences[i].name}: {rows[i]['psnr']:.3f}"
+            if args.num_samples:
+                line += f" (mean of {args.num_samples} samples; best {rows[i]['psnr_best_sample']:.3f})"
+            print(line)
+        print("-" * 41)
+        print(f"                       AVG: {average:.3f}")
+        if not args.no_sanity:
+            scores = {sequences[i].name: results[i].numpy() for i in known}
+            warn_if_below_baseline(scores, {sequences[i].name: truth[i] for i in known})
+
+
+def write_submission(path: Path, predicted: list[Tensor]) -> None:
+    """The course's submission.csv: `id,0,…`, a row per frame, sequence-major, frame 0 included, C, H, W flattened."""
+
+    def write(file) -> None:
+        file.write(",".join(["id", *map(str, range(predicted[0][0].numel()))]).encode() + b"\n")
+        row = 0
+        for frames in predicted:
+            for pixels in to_uint8(frames).flatten(1).tolist():
+                file.write(f"{row},{','.join(map(str, pixels))}\n".encode())
+                row += 1
+
+    write_atomically(path, write)
+    print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,63 @@
+"""Predict whole sequences and score them: what validation and testing share."""
+
+import sys
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataloader import Sequence
+from modules.metrics import first_frame_psnr, psnr
+from modules.pixels import to_float
+from modules.runtime import autocast, random_generator
+from modules.vae import VAE_Model
+
+
+@torch.no_grad()
+def predict(
+    model: VAE_Model, sequences: list[Sequence], dtype: torch.dtype, seed: int = 0, num_samples: int = 0
+) -> list[Tensor]:
+    """Generate every sequence from its first frame, all in one batch, whatever their lengths.
+
+    num_samples 0 takes the mean of the prior; N draws N latents per frame, a function of (seed, sequence, sample).
+    Returns per sequence (max(1, num_samples), T, 3, H, W) float32 in [0, 1] on the CPU, the given first frame included.
+    """
+    device = next(model.parameters()).device
+    T, samples = max(len(s.poses) for s in sequences), max(1, num_samples)
+    height, width = sequences[0].poses.shape[-2:]
+    first = torch.stack([s.frames[0] for s in sequences]).to(device)
+    poses = torch.stack([pad_time(s.poses, T) for s in sequences]).to(device)
+    was_training = model.training
+    model.eval()
+    predicted = []
+    for sample in range(samples):
+        noise = None
+        if num_samples:
+            shape = (T - 1, *model.latent_shape(height, width))
+            draws = [random_generator(device, seed, i, sample) for i in range(len(sequences))]
+            noise = torch.stack([torch.randn(shape, generator=g, device=device) for g in draws])
+        with autocast(device, dtype):
+            frames = model.rollout(first, poses, noise=noise).frames
+        predicted.append(torch.cat([to_float(first)[:, None], frames.clamp(0, 1)], dim=1).cpu())
+    model.train(was_training)
+    stacked = torch.stack(predicted, dim=1)  # (B, samples, T, 3, H, W)
+    return [stacked[i, :, : len(s.poses)] for i, s in enumerate(sequences)]
+
+
+def pad_time(poses: Tensor, T: int) -> Tensor:
+    """Repeat the last of poses (t, 3, H, W) up to T frames; what is generated from the padding is cut off again."""
+    return torch.cat([poses, poses[-1:].expand(T - len(poses), -1, -1, -1)])
+
+
+def score(predicted: Tensor, truth: Tensor) -> Tensor:
+    """PSNR in dB of the predicted frames: (samples, T, 3, H, W) and (T, 3, H, W) -> (samples, T-1)."""
+    return psnr(predicted[:, 1:], truth[None, 1:])
+
+
+def warn_if_below_baseline(scores: dict[str, np.ndarray], truth: dict[str, Tensor]) -> None:
+    """One line on stderr for every sequence whose average PSNR is below that of its first frame repeated."""
+    for name, values in scores.items():
+        baseline = first_frame_psnr(truth[name])
+        if values.mean() < baseline:
+            below = f"{values.mean():.2f} dB is below {baseline:.2f} dB, its first frame repeated"
+            print(f"warning: sequence {name}: {below}", file=sys.stderr)

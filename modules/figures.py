@@ -1,0 +1,83 @@
+"""Matplotlib figures of a run. Every function takes arrays and a path; it knows nothing of models or data sets."""
+
+import io
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from modules.checkpoint import write_atomically  # noqa: E402
+
+# Okabe & Ito's colours: safe for colour-blind readers
+COLORS = BLUE, ORANGE, *_ = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def save_figure(figure, path: Path) -> None:
+    """Write a figure in the format of the path's ending and close it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+
+
+def axes(x_label: str, y_label: str, title: str):
+    """One empty pair of axes in the style of all figures."""
+    figure, axis = plt.subplots(figsize=(6, 3.5))
+    axis.set(xlabel=x_label, ylabel=y_label, title=title)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def draw_run(history: list[dict], folder: Path) -> None:
+    """The curves over epochs. history: the rows of metrics.csv as numbers, in order; val_psnr may be None."""
+    epochs = [row["epoch"] for row in history]
+    marker = "." if len(epochs) < 50 else None
+
+    figure, axis = axes("epoch", "loss", "Training loss")
+    axis.plot(epochs, [row["loss"] for row in history], color=BLUE, marker=marker, label="loss (left)")
+    twin = axis.twinx()
+    twin.plot(epochs, [row["mse"] for row in history], color=ORANGE, marker=marker, label="mse (right, log)")
+    twin.set(yscale="log", ylabel="mse")
+    figure.legend(loc="upper right", bbox_to_anchor=(0.9, 0.88), frameon=False)
+    save_figure(figure, folder / "loss_curve.png")
+
+    figure, axis = axes("epoch", "PSNR (dB)", "Validation: mean PSNR of a full-length prediction")
+    scored = [row for row in history if row["val_psnr"] is not None]
+    if scored:
+        best = max(scored, key=lambda row: row["val_psnr"])
+        label = f"best {best['val_psnr']:.2f} dB, epoch {best['epoch']}"
+        axis.plot([r["epoch"] for r in scored], [r["val_psnr"] for r in scored], color=BLUE, marker=marker, label=label)
+        axis.plot(best["epoch"], best["val_psnr"], "o", color=ORANGE)
+        axis.legend(frameon=False)
+    save_figure(figure, folder / "val_psnr.png")
+
+    for key, name, y_label, title in (
+        ("tfr", "teacher_forcing_ratio.png", "ratio", "Teacher forcing ratio"),
+        ("beta", "kl_beta.png", "beta", "Weight of the KL term"),
+    ):
+        figure, axis = axes("epoch", y_label, title)
+        axis.plot(epochs, [row[key] for row in history], color=BLUE, marker=marker)
+        axis.set_ylim(-0.05, max(1.0, *(row[key] for row in history)) + 0.05)
+        save_figure(figure, folder / name)
+
+
+def draw_psnr_per_frame(scores: dict[str, np.ndarray], path: Path, train_vi_len: int | None = None) -> None:
+    """PSNR over the frame number, one line per sequence, the averages in the legend.
+
+    scores: name -> PSNR in dB of frames 2, 3, … train_vi_len: the clip length of training, marked if given.
+    """
+    figure, axis = axes("frame", "PSNR (dB)", "PSNR per predicted frame")
+    for (name, values), color in zip(scores.items(), np.resize(COLORS, len(scores)), strict=True):
+        values = np.asarray(values, dtype=float)
+        label = f"{name}: average {values.mean():.2f} dB"
+        axis.plot(np.arange(2, len(values) + 2), np.minimum(values, 100), color=color, linewidth=0.9, label=label)
+    if train_vi_len:
+        axis.axvline(train_vi_len, color="grey", linestyle=":", linewidth=1)
+        axis.annotate(f"trained on {train_vi_len} frames", (train_vi_len, 1.0), xycoords=("data", "axes fraction"),
+                      xytext=(3, -8), textcoords="offset points", fontsize=7, color="grey")  # fmt: skip
+    axis.legend(frameon=False)
+    save_figure(figure, path)

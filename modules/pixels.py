@@ -1,0 +1,14 @@
+"""The one place that knows the range of pictures: files and caches hold uint8 0..255, models see float32 [0, 1]."""
+
+import torch
+from torch import Tensor
+
+
+def to_float(pictures: Tensor) -> Tensor:
+    """uint8 0..255 to float32 [0, 1]; float tensors pass unchanged."""
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """float to uint8: clipped to [0, 1], then rounded to the nearest of 256 levels (never wrapped)."""
+    return pictures if pictures.dtype == torch.uint8 else (pictures.clamp(0, 1) * 255).round().to(torch.uint8)

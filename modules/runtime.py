@@ -1,0 +1,65 @@
+"""What both programs need from the machine: clear errors, a device, a precision and random streams.
+
+Randomness is a pure function of (seed, stream, epoch, step): nothing has to be saved to repeat it.
+"""
+
+import contextlib
+import sys
+
+import numpy as np
+import torch
+
+
+class InputError(Exception):
+    """Something the user gave is wrong. The message is one line: what, where, and what was expected."""
+
+
+def run_program(main) -> None:
+    """Call `main()`. An InputError becomes one line on stderr and exit code 2, without a traceback."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def derive_seed(*parts: int) -> int:
+    """One 63-bit seed from several whole numbers, e.g. (seed, stream, epoch, step)."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def random_generator(device: torch.device | str, *parts: int) -> torch.Generator:
+    """A generator on `device` whose stream is a function of `parts` alone."""
+    return torch.Generator(device).manual_seed(derive_seed(*parts))
+
+
+def pick_device(name: str | None) -> torch.device:
+    """`cuda` or `cpu` as asked for; by default CUDA if there is one, else the CPU with one line that says so."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA GPU here; use --device cpu or leave the flag out")
+    if name is None and not torch.cuda.is_available():
+        print("No CUDA GPU found: running on the CPU.")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def cpu_has_bfloat16() -> bool:
+    """True where the CPU computes bfloat16 natively (AVX512-BF16 or AMX): there it is faster than float32."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = file.read()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """Resolve `--precision {auto,fp32,bf16}` to the dtype of convolutions. Losses, KL and frames stay float32."""
+    if name == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+        name = "bf16" if fast else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype):
+    """The autocast context for `dtype`; no context for float32."""
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

@@ -1,0 +1,93 @@
+"""The five boxes of the course's architecture, to the letter: NYCU "Deep Learning and Practice", Lab 4.
+
+209 tensors and 1,585,620 parameters at the default sizes; checkpoints are interchangeable with the template's.
+All pictures and features share one resolution, H x W. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_dim.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from modules.layers import DepthConvBlock, PictureNorm2d, Residual, reparameterise, split_gaussian
+
+
+class RGB_Encoder(nn.Sequential):
+    """frame (B, 3, H, W) -> frame features (B, F, H, W)."""
+
+    def __init__(self, F_dim: int):
+        super().__init__(
+            Residual(3, F_dim // 8),
+            DepthConvBlock(F_dim // 8, F_dim // 8),
+            Residual(F_dim // 8, F_dim // 4),
+            DepthConvBlock(F_dim // 4, F_dim // 4),
+            Residual(F_dim // 4, F_dim // 2),
+            DepthConvBlock(F_dim // 2, F_dim // 2),
+            nn.Conv2d(F_dim // 2, F_dim, 3, padding=1),
+        )
+
+
+class Label_Encoder(nn.Sequential):
+    """pose (B, 3, H, W) -> pose features (B, L, H, W)."""
+
+    def __init__(self, L_dim: int):
+        super().__init__(
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(3, L_dim // 2, 7),
+            PictureNorm2d(L_dim // 2),
+            nn.Identity(),  # the template's LeakyReLU of slope 1
+            Residual(L_dim // 2, L_dim),
+        )
+
+
+class Gaussian_Predictor(nn.Sequential):
+    """q(z | frame to predict, pose): features (B, F, H, W) and (B, L, H, W) -> z, mu, logvar, each (B, N, H, W)."""
+
+    def __init__(self, F_dim: int, L_dim: int, N_dim: int):
+        super().__init__(
+            Residual(F_dim + L_dim, N_dim // 4),
+            DepthConvBlock(N_dim // 4, N_dim // 4),
+            Residual(N_dim // 4, N_dim // 2),
+            DepthConvBlock(N_dim // 2, N_dim // 2),
+            Residual(N_dim // 2, N_dim),
+            nn.Identity(),  # the template's LeakyReLU of slope 1
+            nn.Conv2d(N_dim, 2 * N_dim, 1),
+        )
+
+    def forward(self, frame_features: Tensor, pose_features: Tensor, noise: Tensor | None = None):
+        """noise (B, N, H, W) from N(0, I), or None for z = mu."""
+        mu, logvar = split_gaussian(super().forward(torch.cat([frame_features, pose_features], dim=1)))
+        return reparameterise(mu, logvar, noise), mu, logvar
+
+
+class Decoder_Fusion(nn.Sequential):
+    """features of the last frame, of the pose, and z -> fused features (B, D, H, W). Features of x_1 are not used."""
+
+    def __init__(self, F_dim: int, L_dim: int, N_dim: int, D_out_dim: int):
+        n = F_dim + L_dim + N_dim
+        super().__init__(
+            DepthConvBlock(n, n),
+            Residual(n, n // 4),
+            DepthConvBlock(n // 4, n // 2),
+            Residual(n // 2, n // 2),
+            DepthConvBlock(n // 2, D_out_dim // 2),
+            nn.Conv2d(D_out_dim // 2, D_out_dim, 1),
+        )
+
+    def forward(self, last_features: Tensor, pose_features: Tensor, z: Tensor, first_features: None = None) -> Tensor:
+        return super().forward(torch.cat([last_features, pose_features, z], dim=1))
+
+
+class Generator(nn.Sequential):
+    """fused features (B, D, H, W) -> next frame (B, 3, H, W), unbounded as in the template."""
+
+    def __init__(self, D_out_dim: int):
+        D = D_out_dim
+        super().__init__(
+            DepthConvBlock(D, D),
+            Residual(D, D // 2),
+            DepthConvBlock(D // 2, D // 2),
+            Residual(D // 2, D // 4),
+            DepthConvBlock(D // 4, D // 4),
+            Residual(D // 4, D // 8),
+            DepthConvBlock(D // 8, D // 8),
+            nn.Conv2d(D // 8, 3, 1),
+        )

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Install into a virtual environment, then run ruff and pytest: bash scripts/test.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.sh "pytest>=8.0" "ruff>=0.6"
+"$VENV/bin/python" -m ruff check .
+"$VENV/bin/python" -m pytest "$@"
