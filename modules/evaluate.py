@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from dataloader import Sequence
 from modules.metrics import first_frame_psnr, psnr
@@ -36,8 +37,9 @@ def predict(
             shape = (T - 1, *model.latent_shape(height, width))
             draws = [random_generator(device, seed, i, sample) for i in range(len(sequences))]
             noise = torch.stack([torch.randn(shape, generator=g, device=device) for g in draws])
-        with autocast(device, dtype):
-            frames = model.rollout(first, poses, noise=noise).frames
+        title = f"predict {len(sequences)}" + (f", sample {sample + 1}/{samples}" if num_samples else "")
+        with autocast(device, dtype), tqdm(total=T - 1, desc=title, unit="frame", leave=False) as bar:
+            frames = model.rollout(first, poses, noise=noise, progress=bar.update).frames
         predicted.append(torch.cat([to_float(first)[:, None], frames.clamp(0, 1)], dim=1).cpu())
     model.train(was_training)
     stacked = torch.stack(predicted, dim=1)  # (B, samples, T, 3, H, W)

@@ -72,8 +72,9 @@ def cached_pictures(files: list[Path], height: int, width: int, cache_dir: Path,
 
         with ThreadPoolExecutor(max(1, workers)) as pool:
             jobs = pool.map(decode, range(len(files)))
+            few = len(files) < 500
             try:
-                for _ in tqdm(jobs, total=len(files), desc=f"decode {name}", unit="picture", leave=False):
+                for _ in tqdm(jobs, total=len(files), desc=f"decode {name}", unit="picture", leave=False, disable=few):
                     pass
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -84,5 +85,5 @@ def cached_pictures(files: list[Path], height: int, width: int, cache_dir: Path,
         raise InputError(f"{path}: cannot write the picture cache ({error.strerror}); see --cache_dir") from None
     finally:
         Path(temporary).unlink(missing_ok=True)
-    tqdm.write(f"Cached {len(files):,} pictures of {name} at {height}x{width}: {array.nbytes / 1e6:.0f} MB in {path}")
+    print(f"Cached {len(files):,} pictures of {name} at {height}x{width}: {array.nbytes / 1e6:.1f} MB in {path}")
     return np.load(path, mmap_mode="r")

@@ -47,7 +47,7 @@ class kl_annealing:
     """The weight beta of the KL term, stepped with `update()` and read with `get_beta()`, as in the course.
 
     Cyclical: n_cycle ramps 0 -> beta_max, each filling `ratio` of its cycle. Monotonic: one ramp over the first
-    quarter, then beta_max. None: 0, the KL term is left out. Constant: beta_max. After n_iter steps the last value stays.
+    quarter, then beta_max. None: 0, the KL term is left out. Constant: beta_max. After n_iter the last value stays.
     """
 
     def __init__(

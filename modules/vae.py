@@ -60,6 +60,7 @@ class VAE_Model(nn.Module):
         noise: Tensor | None = None,
         latent: str = "prior",
         feed_truth: Tensor | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> Rollout:
         """Generate frames 2 … T, each from the last generated one, its own pose and z.
 
@@ -69,6 +70,7 @@ class VAE_Model(nn.Module):
         noise: (B, T-1, *latent_shape) from N(0, I); None takes the mean of the latent's distribution.
         latent: draw z from the "prior" or the "posterior" (needs truth).
         feed_truth: (B, T-1) bool, teacher forcing: after predicting frame t, feed the true frame t instead.
+        progress: called now and then with the number of frames generated since the last call.
         """
         if truth is None and (latent == "posterior" or feed_truth is not None):
             raise ValueError("latent='posterior' and feed_truth need the true frames")
@@ -94,6 +96,8 @@ class VAE_Model(nn.Module):
                 if feed_truth is not None:
                     fed = feed_truth[:, start - 1 + i, None, None, None]
                     last_frame = torch.where(fed, to_float(truth[:, start + i]), frame)
+            if progress:
+                progress(chunk.shape[1])
         return Rollout(torch.stack(frames, dim=1), torch.cat(kl, dim=1) if kl else None)
 
     def _prior(self, chunk: Tensor, noise: Tensor | None) -> Tensor:

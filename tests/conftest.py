@@ -1,0 +1,79 @@
+"""Shared by all tests: the two programs run as a user runs them, and small data sets."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+torch.set_num_threads(2)
+
+SMALL = ["--F_dim", 16, "--L_dim", 8, "--N_dim", 4, "--D_out_dim", 16, "--frame_H", 16, "--frame_W", 32,
+         "--train_vi_len", 4]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory):
+    """Tests decode into a cache of their own."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def run(script, *arguments, timeout=240):
+    """Run `python script arguments…` in the project's folder; returns the finished process with its text."""
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def check_error(result, *words):
+    """The program ended with exit code 2 and one line on stderr that holds the words; no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    line = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(line) == 1, result.stderr
+    for word in words:
+        assert str(word) in line[0]
+
+
+def write_picture(path, value, size=(8, 4)):
+    """A PNG of one grey level 0..255; size is (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, value, value)).save(path)
+
+
+def write_numbered(root, mode, numbers, size=(8, 4)):
+    """Frames whose grey level is their number, poses whose grey level is 255 - number."""
+    for number in numbers:
+        write_picture(root / mode / f"{mode}_img" / f"frame{number:06d}.png", number, size)
+        write_picture(root / mode / f"{mode}_label" / f"frame{number:06d}.png", 255 - number, size)
+
+
+@pytest.fixture(scope="session")
+def dance(tmp_path_factory):
+    """A tiny data set of the project's own, at 16x32."""
+    out = tmp_path_factory.mktemp("data") / "dance"
+    result = run(
+        "scripts/make_dataset.py", out, "--height", 16, "--width", 32, "--train_frames", 60, "--train_clips", 2,
+        "--val_frames", 12, "--test_sequences", 2, "--test_frames", 10,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def trained(dance, tmp_path_factory):
+    """A run of two epochs of the template architecture on the tiny data set: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    arguments = ["--preset", "template", "--num_epoch", 2, "--per_save", 1, "--device", "cpu"]
+    result = run("Trainer.py", "--DR", dance, "--save_root", folder, *SMALL, *arguments)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def noise_frames(*shape, seed=0):
+    """Random uint8 pictures."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))

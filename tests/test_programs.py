@@ -1,0 +1,292 @@
+"""Trainer.py and Tester.py, run as a user runs them."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL, check_error, run
+from PIL import Image
+
+from dataloader import Dataset_Dance
+from modules.checkpoint import load_checkpoint, model_from_checkpoint
+from modules.evaluate import predict
+from modules.metrics import psnr
+from modules.options import parse_trainer
+from modules.vae import Rollout, VAE_Model
+from Trainer import Trainer
+
+FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",
+           "validation.gif"}  # fmt: skip
+
+
+def rows(folder):
+    with open(folder / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def tested(dance, trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tested"
+    result = run("Tester.py", "--DR", dance, "--save_root", folder, "--ckpt", trained[0] / "best.ckpt", "--submission",
+                 "--make_gif", "--device", "cpu", "--precision", "fp32", "--lr", "0.1")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_trainer_writes_every_file(trained):
+    folder, result = trained
+    assert {path.name for path in (folder / "figures").iterdir()} == FIGURES
+    names = {path.name for path in folder.iterdir()}
+    assert {"epoch=0.ckpt", "epoch=1.ckpt", "last.ckpt", "best.ckpt", "metrics.csv"} <= names
+    header = "epoch,loss,mse,kl,beta,tfr,lr,val_psnr,seconds,frames_per_second"
+    assert (folder / "metrics.csv").read_text().splitlines()[0] == header
+    assert [row["epoch"] for row in rows(folder)] == ["0", "1"]
+    assert all(np.isfinite([float(value) for value in row.values()]).all() for row in rows(folder))
+    for word in ("mse", "kl", "beta", "tfr", "lr", "frames/s"):
+        assert word in result.stderr, "the progress bar shows it"
+
+
+def test_best_holds_weights_and_configuration_only(trained):
+    best = load_checkpoint(trained[0] / "best.ckpt")
+    assert "optimizer" not in best and "training" not in best
+    assert best["val_psnr"] == max(float(row["val_psnr"]) for row in rows(trained[0]))
+    last = load_checkpoint(trained[0] / "last.ckpt")
+    assert "param_groups" in last["optimizer"], "the optimizer's state, not the weights again"
+
+
+def test_same_seed_same_numbers_other_seed_others(dance, trained, tmp_path):
+    flags = ["--DR", dance, *SMALL, "--preset", "template", "--num_epoch", 2, "--device", "cpu"]
+    assert run("Trainer.py", "--save_root", tmp_path / "same", *flags).returncode == 0
+    assert run("Trainer.py", "--save_root", tmp_path / "other", *flags, "--seed", 1).returncode == 0
+    exact = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")
+    first, same, other = ([[row[k] for k in exact] for row in rows(f)] for f in (trained[0], tmp_path / "same",
+                                                                                tmp_path / "other"))  # fmt: skip
+    assert first == same
+    assert first != other
+
+
+def test_going_on_from_a_checkpoint_equals_the_unbroken_run(dance, trained, tmp_path):
+    flags = ["--DR", dance, *SMALL, "--preset", "template", "--num_epoch", 2, "--device", "cpu"]
+    result = run("Trainer.py", *flags, "--save_root", tmp_path / "on", "--ckpt", trained[0] / "epoch=0.ckpt")
+    assert result.returncode == 0, result.stderr
+    whole, rest = (load_checkpoint(folder / "last.ckpt") for folder in (trained[0], tmp_path / "on"))
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, rest["state_dict"][name]), name
+    assert [row["loss"] for row in rows(tmp_path / "on")] == [row["loss"] for row in rows(trained[0])]
+
+
+def test_tester_writes_every_file(tested, dance):
+    folder, result = tested
+    for i in range(2):
+        names = {"pred_seq.gif", "pose.gif", "ground_truth.gif", "psnr_per_frame.png"}
+        assert names <= {path.name for path in (folder / f"seq{i}").iterdir()}
+        for name in ("pred_seq", "pose", "ground_truth"):
+            with Image.open(folder / f"seq{i}" / f"{name}.gif") as gif:
+                assert gif.n_frames == 10, "the given frame once, then nine"
+                assert gif.size == (32, 16)
+        assert (folder / f"pred_seq{i}.gif").is_file()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [len(s["psnr_per_frame"]) for s in metrics["sequences"]] == [9, 9]
+    assert metrics["avg_psnr"] == pytest.approx(np.mean([s["psnr"] for s in metrics["sequences"]]))
+    lines = result.stdout.splitlines()
+    at = lines.index("============== Your Result ==============")
+    scores = [s["psnr"] for s in metrics["sequences"]]
+    assert lines[at + 1 : at + 5] == [
+        f"PSNR for testing sequence0: {scores[0]:.3f}",
+        f"PSNR for testing sequence1: {scores[1]:.3f}",
+        "-----------------------------------------",
+        f"                       AVG: {metrics['avg_psnr']:.3f}",
+    ]
+    assert "z = the prior's mean" in result.stdout
+
+
+def test_scores_are_those_of_the_files(tested, dance):
+    """metrics.json against the PSNR of what submission.csv holds: 8-bit rounding is all that may differ."""
+    folder, _ = tested
+    text = (folder / "submission.csv").read_text().splitlines()
+    values = 3 * 16 * 32
+    assert text[0] == "id," + ",".join(map(str, range(values)))
+    table = np.array([[int(v) for v in line.split(",")] for line in text[1:]])
+    assert table[:, 0].tolist() == list(range(20)), "sequence-major, frame 0 included"
+    assert table[:, 1:].min() >= 0 and table[:, 1:].max() <= 255
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for i in range(2):
+        files = sorted((dance / f"test/test_gt/{i}").iterdir())
+        truth = np.stack([np.asarray(Image.open(path)) for path in files]).transpose(0, 3, 1, 2)
+        predicted = table[10 * i : 10 * i + 10, 1:].reshape(10, 3, 16, 32)
+        assert np.array_equal(predicted[0], truth[0]), "row 0 is the given frame, pixels flattened as C, H, W"
+        mse = ((predicted[1:] / 255 - truth[1:] / 255) ** 2).mean(axis=(1, 2, 3))
+        assert metrics["sequences"][i]["psnr_per_frame"] == pytest.approx(-10 * np.log10(mse), abs=0.15)
+
+
+def test_validation_equals_test_for_the_same_frames(dance, trained, tmp_path):
+    """The validation set laid out as a test sequence scores what the Trainer wrote for it."""
+    for kind, source in (("test_label", "val_label"), ("test_gt", "val_img")):
+        shutil.copytree(dance / "val" / source, tmp_path / "test" / kind / "0")
+    (tmp_path / "test/test_img/0").mkdir(parents=True)
+    first = sorted((dance / "val/val_img").iterdir())[0]
+    shutil.copy(first, tmp_path / "test/test_img/0")
+    checkpoint = trained[0] / "best.ckpt"
+    result = run("Tester.py", "--DR", tmp_path, "--save_root", tmp_path / "out", "--ckpt_path", checkpoint)
+    assert result.returncode == 0, result.stderr
+    score = json.loads((tmp_path / "out/metrics.json").read_text())["avg_psnr"]
+    assert score == pytest.approx(load_checkpoint(checkpoint)["val_psnr"], abs=1e-6)
+    only = run("Trainer.py", "--DR", dance, "--save_root", tmp_path / "only", "--test", "--ckpt_path", checkpoint)
+    assert f"validation PSNR {score:.3f} dB" in only.stdout
+
+
+def test_sequences_of_any_length_in_one_batch(dance, trained):
+    """A shorter sequence padded into a batch is predicted as alone."""
+    model, (height, width) = model_from_checkpoint(load_checkpoint(trained[0] / "best.ckpt"), "best.ckpt")
+    long, other = Dataset_Dance(dance, "test", height, width).sequences
+    short = other._replace(poses=other.poses[:6])
+    together = predict(model, [long, short], torch.float32)
+    assert [frames.shape[1] for frames in together] == [10, 6]
+    alone = predict(model, [short], torch.float32)[0]
+    torch.testing.assert_close(together[1], alone, rtol=1e-4, atol=1e-4)
+    samples = predict(model, [long], torch.float32, num_samples=2)[0]
+    assert samples.shape[0] == 2
+    assert not torch.equal(samples[0], samples[1])
+
+
+def test_samples_are_named_mean_and_best(dance, trained, tmp_path):
+    result = run("Tester.py", "--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt",
+                 "--num_samples", 2)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    sequence = json.loads((tmp_path / "metrics.json").read_text())["sequences"][0]
+    assert sequence["psnr_best_sample"] >= sequence["psnr"]
+    assert f"{sequence['psnr']:.3f} (mean of 2 samples; best {sequence['psnr_best_sample']:.3f})" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def template_file(tmp_path_factory):
+    """A checkpoint file in the template's form, at the course's sizes and names."""
+    torch.manual_seed(0)
+    state = VAE_Model().state_dict()
+    path = tmp_path_factory.mktemp("template") / "epoch=20.ckpt"
+    torch.save({"state_dict": state, "optimizer": state, "lr": 0.001, "tfr": 0.4, "last_epoch": 0}, path)
+    return path
+
+
+def test_template_checkpoint_runs_in_both_programs(dance, template_file, tmp_path):
+    size = ["--frame_H", 16, "--frame_W", 32]
+    result = run("Tester.py", "--DR", dance, "--save_root", tmp_path / "t", "--ckpt_path", template_file, *size)
+    assert result.returncode == 0, result.stderr
+    assert "Your Result" in result.stdout
+    result = run("Trainer.py", "--DR", dance, "--save_root", tmp_path / "r", "--ckpt_path", template_file, *size,
+                 "--preset", "template", "--num_epoch", 2, "--train_vi_len", 3, "--partial", 0.2)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "at epoch 1: it holds weights only" in result.stdout
+    assert [row["epoch"] for row in rows(tmp_path / "r")] == ["1"]
+
+
+def write_2023(dance, folder):
+    for i in range(2):
+        truth = [np.asarray(Image.open(path)) for path in sorted((dance / f"test/test_gt/{i}").iterdir())]
+        values = np.stack(truth).transpose(0, 3, 1, 2) / 255
+        (folder / f"GT{i}.csv").write_text("\n".join(" ".join(f"{v:.8f}" for v in row.ravel()) for row in values))
+
+
+def write_kaggle(dance, path):
+    lines, row = ["id," + ",".join(map(str, range(1536)))], 0
+    for i in range(2):
+        for file in sorted((dance / f"test/test_gt/{i}").iterdir()):
+            lines.append(f"{row}," + ",".join(map(str, np.asarray(Image.open(file)).transpose(2, 0, 1).ravel())))
+            row += 1
+    path.write_text("\n".join(lines))
+
+
+def test_truth_is_read_in_every_form(dance, trained, tested, tmp_path):
+    expected = json.loads((tested[0] / "metrics.json").read_text())["avg_psnr"]
+    bare = tmp_path / "parent" / "bare"
+    shutil.copytree(dance, bare)
+    shutil.rmtree(bare / "test/test_gt")
+    flags = ["--save_root", tmp_path / "out", "--ckpt_path", trained[0] / "best.ckpt", "--precision", "fp32"]
+    result = run("Tester.py", "--DR", bare, *flags)
+    assert "No true frames for sequence 0, 1: predicted, not scored" in result.stdout
+    assert "Your Result" not in result.stdout
+
+    write_kaggle(dance, tmp_path / "gt.csv")
+    (tmp_path / "parent/Demo_Test").mkdir()
+    for extra in (["--gt", tmp_path / "gt.csv"], ["--gt", dance / "test/test_gt"], []):
+        if not extra:  # the last form is found beside the data set
+            write_2023(dance, tmp_path / "parent/Demo_Test")
+        assert run("Tester.py", "--DR", bare, *flags, *extra).returncode == 0
+        score = json.loads((tmp_path / "out/metrics.json").read_text())["avg_psnr"]
+        assert score == pytest.approx(expected, abs=1e-4), extra
+
+    (tmp_path / "parent/Demo_Test/GT1.csv").write_text("0.5 0.5")
+    check_error(run("Tester.py", "--DR", bare, *flags), "GT1.csv", "10 x 3 x 16 x 32")
+
+
+def test_report_rule_changes_target_with_the_coin():
+    """With teacher forcing off, the report's target is the previously generated frame, x_1 for the first."""
+    torch.manual_seed(0)
+    args = parse_trainer(["--DR", "x", "--save_root", "x", "--preset", "report", "--kl_anneal_type", "None"])
+    protocol = args.batch_size, args.lr, args.num_epoch, args.fast_train_epoch, args.fast_partial
+    assert protocol == (4, 1e-4, 61, 10, 0.4)
+    trainer = object.__new__(Trainer)
+    trainer.args, trainer.device, trainer.dtype, trainer.averaged = args, torch.device("cpu"), torch.float32, None
+    args.frame_H, args.frame_W, trainer.steps = 8, 8, [1]
+    frames = torch.rand(6, 3, 8, 8)
+    trainer.frames, trainer.poses = frames, torch.rand(6, 3, 8, 8)
+
+    class Constant(torch.nn.Module):
+        """Predicts frames of the constant levels 0.1, 0.2, … and records what it was fed."""
+
+        def __init__(self):
+            super().__init__()
+            self.level = torch.nn.Parameter(torch.tensor(0.1))
+
+        def latent_shape(self, height, width):
+            return (1,)
+
+        def rollout(self, first, poses, truth, noise, latent, feed_truth):
+            assert latent == "prior" and feed_truth is None, "z from the prior, always its own last frame"
+            levels = self.level * torch.arange(1, poses.shape[1]).reshape(1, -1, 1, 1, 1)
+            return Rollout(levels.expand(len(first), -1, 3, 8, 8), torch.ones(len(first), poses.shape[1] - 1, 1))
+
+    trainer.model = Constant()
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.0)
+    window = torch.arange(4)[None]
+    on = trainer.step(window, 0, 0, beta=0.0, tfr=1.0, lr=0.0)
+    truth = np.mean([((frames[t] - 0.1 * t) ** 2).mean().item() for t in (1, 2, 3)])
+    assert on[1].item() == pytest.approx(truth, rel=1e-5)
+    off = trainer.step(window, 0, 0, beta=0.0, tfr=0.0, lr=0.0)
+    previous = np.mean([((frames[0] - 0.1) ** 2).mean().item(), 0.01, 0.01])
+    assert off[1].item() == pytest.approx(previous, rel=1e-5)
+
+
+def test_presets_are_flags_and_a_given_flag_wins():
+    common = ["--DR", "x", "--save_root", "y"]
+    assert parse_trainer([*common, "--preset", "template"]).lr == 1e-3
+    assert parse_trainer([*common, "--preset", "template", "--lr", "0.5"]).lr == 0.5
+    template = parse_trainer([*common, "--preset", "template"])
+    assert (template.batch_size, template.num_epoch, template.kl_anneal_cycle, template.tfr) == (2, 70, 10, 1.0)
+    assert parse_trainer([*common, "--ckpt", "a", "--fast_train", "--num_e", "3"]).num_epoch == 3
+
+
+@pytest.mark.parametrize("script", ["Trainer.py", "Tester.py"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_without_cuda_is_one_line(script, dance, trained, tmp_path):
+    flags = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt", "--device", "cuda"]
+    check_error(run(script, *flags), "--device cuda", "--device cpu")
+
+
+def test_bad_data_ends_with_one_line(tmp_path):
+    check_error(run("Trainer.py", "--DR", tmp_path / "none", "--save_root", tmp_path), "none: folder not found")
+
+
+DANCE = Path(ROOT).parent / "shared" / "dance"
+
+
+@pytest.mark.skipif(not DANCE.is_dir(), reason=f"{DANCE} is not there")
+def test_real_frames_load_with_their_cuts():
+    train = Dataset_Dance(DANCE, "train")
+    assert train.frames.shape == (2890, 3, 32, 64)
+    assert train.clips == [(0, 630), (630, 1890), (1890, 2890)]
+    assert psnr(train.frames[:1], train.frames[1:2]).item() > 30, "neighbours are alike"

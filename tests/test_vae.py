@@ -1,0 +1,131 @@
+"""The rollout: what it feeds, pairs and returns, and the KL term."""
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from modules.layers import gaussian_kl, reparameterise, split_gaussian
+from modules.vae import POSE_CHUNK, VAE_Model
+
+SMALL = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return VAE_Model(**SMALL).eval()
+
+
+def clip(B=2, T=5, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(B, T, 3, 8, 16, generator=g), torch.rand(B, T, 3, 8, 16, generator=g)
+
+
+def test_kl_agrees_with_torch_distributions():
+    mu, logvar, prior_mu, prior_logvar = torch.randn(4, 2, 3, 4, 5).unbind()
+    posterior = Normal(mu, (logvar / 2).exp())
+    standard = kl_divergence(posterior, Normal(0, 1))
+    torch.testing.assert_close(gaussian_kl(mu, logvar, None, None), standard, rtol=1e-4, atol=1e-5)
+    learned = kl_divergence(posterior, Normal(prior_mu, (prior_logvar / 2).exp()))
+    torch.testing.assert_close(gaussian_kl(mu, logvar, prior_mu, prior_logvar), learned, rtol=1e-4, atol=1e-5)
+
+
+def test_kl_is_computed_in_float32():
+    assert gaussian_kl(torch.zeros(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.bfloat16), None, None).dtype == (
+        torch.float32
+    )
+
+
+def test_logvar_is_bounded():
+    mu, logvar = split_gaussian(torch.tensor([[0.0], [1e9]]).reshape(1, 2, 1, 1))
+    assert torch.isfinite(gaussian_kl(mu, logvar, None, None)).all()
+
+
+def test_reparameterisation_has_the_gaussians_moments_and_gradient():
+    mu, logvar = torch.full((20000,), 0.7, requires_grad=True), torch.full((20000,), -1.0, requires_grad=True)
+    noise = torch.randn(20000, generator=torch.Generator().manual_seed(0))
+    z = reparameterise(mu, logvar, noise)
+    assert z.mean().item() == pytest.approx(0.7, abs=0.02)
+    assert z.var().item() == pytest.approx(2.718281828**-1, abs=0.02)
+    z.sum().backward()
+    torch.testing.assert_close(mu.grad, torch.ones(20000))
+    torch.testing.assert_close(logvar.grad, (0.5 * noise * torch.exp(torch.tensor(-0.5))))
+    assert torch.equal(reparameterise(mu, logvar, None), mu)
+
+
+@torch.no_grad()
+def test_frame_t_is_made_from_pose_t(model):
+    frames, poses = clip()
+    before = model.rollout(frames[:, 0], poses).frames
+    changed = poses.clone()
+    changed[:, 3] = 1 - changed[:, 3]
+    after = model.rollout(frames[:, 0], changed).frames
+    assert torch.equal(before[:, :2], after[:, :2]), "frames 2 and 3 must not see pose 4"
+    assert not torch.equal(before[:, 2], after[:, 2]), "frame 4 must see pose 4"
+    changed = poses.clone()
+    changed[:, 0] = 1 - changed[:, 0]
+    assert torch.equal(model.rollout(frames[:, 0], changed).frames, before), "the given frame's pose is not used"
+
+
+@torch.no_grad()
+def test_rollout_feeds_its_own_last_frame(model):
+    frames, poses = clip()
+    whole = model.rollout(frames[:, 0], poses).frames
+    rest = model.rollout(whole[:, 1], poses[:, 2:]).frames
+    torch.testing.assert_close(whole[:, 2:], rest)
+
+
+@torch.no_grad()
+def test_teacher_forcing_feeds_the_true_frame_where_it_says_so(model):
+    frames, poses = clip()
+    feed = torch.zeros(2, 4, dtype=torch.bool)
+    feed[0, 1] = True  # sequence 0: after predicting frame 3, feed the true frame 3
+    forced = model.rollout(frames[:, 0], poses, truth=frames, feed_truth=feed).frames
+    free = model.rollout(frames[:, 0], poses).frames
+    torch.testing.assert_close(forced[1], free[1])
+    torch.testing.assert_close(forced[0, :2], free[0, :2])
+    expected = model.rollout(frames[:1, 2], poses[:1, 2:]).frames
+    torch.testing.assert_close(forced[:1, 2:], expected)
+
+
+@torch.no_grad()
+def test_a_batch_equals_the_sequences_one_by_one(model):
+    frames, poses = clip(B=3, T=POSE_CHUNK + 4)
+    noise = torch.randn(3, POSE_CHUNK + 3, *model.latent_shape(8, 16))
+    together = model.rollout(frames[:, 0], poses, noise=noise).frames
+    for i in range(3):
+        alone = model.rollout(frames[i : i + 1, 0], poses[i : i + 1], noise=noise[i : i + 1]).frames
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_posterior_sees_the_frame_it_predicts_and_the_prior_does_not(model):
+    frames, poses = clip()
+    changed = frames.clone()
+    changed[:, 4] = 1 - changed[:, 4]
+    free, free_changed = (model.rollout(x[:, 0], poses, truth=x, latent="prior") for x in (frames, changed))
+    assert torch.equal(free.frames, free_changed.frames), "z of the prior must not know the true frame"
+    assert not torch.equal(free.kl[:, 3], free_changed.kl[:, 3])
+    told, told_changed = (model.rollout(x[:, 0], poses, truth=x, latent="posterior") for x in (frames, changed))
+    assert torch.equal(told.frames[:, :3], told_changed.frames[:, :3])
+    assert not torch.equal(told.frames[:, 3], told_changed.frames[:, 3])
+
+
+@torch.no_grad()
+def test_prediction_never_computes_the_posterior(model, monkeypatch):
+    monkeypatch.setattr(model.Gaussian_Predictor, "forward", None)
+    frames, poses = clip()
+    assert model.rollout(frames[:, 0], poses).kl is None
+
+
+def test_posterior_without_truth_is_refused(model):
+    frames, poses = clip()
+    with pytest.raises(ValueError, match="true frames"):
+        model.rollout(frames[:, 0], poses, latent="posterior")
+
+
+@torch.no_grad()
+def test_uint8_pictures_are_read_as_zero_to_one(model):
+    frames, poses = (x.mul(255).round().to(torch.uint8) for x in clip())
+    torch.testing.assert_close(model.rollout(frames[:, 0], poses).frames,
+                               model.rollout(frames[:, 0] / 255, poses / 255).frames)  # fmt: skip

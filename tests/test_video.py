@@ -1,0 +1,36 @@
+"""GIFs, read back."""
+
+import numpy as np
+import torch
+from conftest import noise_frames
+from PIL import Image, ImageSequence
+
+from modules.video import save_gif
+
+
+def read_gif(path):
+    with Image.open(path) as gif:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)])
+
+
+def test_every_frame_is_kept_also_where_neighbours_are_equal(tmp_path):
+    frames = noise_frames(9, 3, 8, 16)
+    frames[3] = frames[4] = frames[2]
+    save_gif(tmp_path / "a.gif", frames)
+    shown = read_gif(tmp_path / "a.gif")
+    assert shown.shape == (9, 8, 16, 3)
+    difference = np.abs(shown.astype(int) - frames.permute(0, 2, 3, 1).numpy())
+    assert difference.max() <= 1, "128 colours a frame fit into its palette; only the mark of equal frames may differ"
+
+
+def test_values_outside_the_range_are_clipped_not_wrapped(tmp_path):
+    frames = torch.stack([torch.full((3, 8, 8), -0.2), torch.full((3, 8, 8), 1.3), torch.full((3, 8, 8), 0.5)])
+    save_gif(tmp_path / "a.gif", frames)
+    assert [frame.max() for frame in read_gif(tmp_path / "a.gif")] == [0, 255, 128]
+
+
+def test_gif_plays_endlessly_at_its_rate(tmp_path):
+    save_gif(tmp_path / "a.gif", noise_frames(3, 3, 8, 8), frames_per_second=25)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.info["duration"] == 40
+        assert gif.info["loop"] == 0
