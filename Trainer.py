@@ -30,7 +30,9 @@ from modules.video import save_gif
 
 COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr", "seconds", "frames_per_second")
 LOG_STEPS = 20  # steps between two reads of the numbers on the device
-WEIGHTS, LATENT, FEED = range(3)  # the random streams of a run
+LATENT, FEED = range(2)  # the random streams of a run
+# what cannot change when a run goes on
+FIXED = ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "frame_W", "seed")
 
 
 class Trainer:
@@ -51,7 +53,7 @@ class Trainer:
             self.frames, self.poses = self.data.frames.to(self.device), self.data.poses.to(self.device)
             # optimizer steps of every epoch; like the template's loader, the last incomplete batch is left out
             windows = (len(self.data.windows(self._partial(epoch))) for epoch in range(args.num_epoch))
-            self.steps = [max(1, count // args.batch_size) for count in windows]
+            self.steps = [args.epoch_steps or max(1, count // args.batch_size) for count in windows]
 
         torch.manual_seed(args.seed)
         self.model = VAE_Model(args.arch, args.F_dim, args.L_dim, args.N_dim, args.D_out_dim)
@@ -191,8 +193,6 @@ class Trainer:
             self.history, self.best_psnr = training["history"], training["best_psnr"]
             if self.averaged and training["averaged"]:
                 self.averaged.load_state_dict(training["averaged"])
-        if self.epoch >= self.args.num_epoch and not self.args.test:
-            raise InputError(f"{self.args.ckpt_path}: has finished epoch {self.epoch - 1}; raise --num_epoch to go on")
 
     def _teacher_forcing(self, window: Tensor, epoch: int, step: int, tfr: float) -> tuple[Tensor | None, bool]:
         """Which true frames are fed (B, T-1), and whether the target is the true frame."""
@@ -217,9 +217,12 @@ class Trainer:
 
     def _windows(self, epoch: int) -> Tensor:
         """This epoch's clips as frame numbers (n, T)."""
-        if self.args.windows == "template":
-            return self.data.windows(self._partial(epoch))
-        return self.data.shuffled_windows(self._partial(epoch), self.args.seed, epoch, self.args.random_start)
+        args, partial = self.args, self._partial(epoch)
+        if args.windows == "template":
+            windows = self.data.windows(partial)
+            return windows[torch.arange(self.steps[epoch] * args.batch_size) % len(windows)]
+        count = self.steps[epoch] * args.batch_size
+        return self.data.shuffled_windows(partial, count, args.seed, epoch, args.random_start)
 
     def _partial(self, epoch: int) -> float:
         """The share of the training frames that an epoch uses."""
@@ -236,19 +239,50 @@ class Trainer:
 
 def main() -> None:
     args = parse_trainer()
-    checkpoint = load_checkpoint(args.ckpt_path) if args.ckpt_path else None
-    if checkpoint:
+    last = Path(args.save_root) / "last.ckpt"
+    if args.test and not args.ckpt_path:
+        raise InputError("--test validates a checkpoint: give it with --ckpt_path")
+    if args.gpu > 1:
+        raise InputError(f"--gpu {args.gpu}: one GPU is used; expected --gpu 1")
+    if last.exists() and args.overwrite:
+        keep_aside(Path(args.save_root))
+    if args.ckpt_path:
+        checkpoint = load_checkpoint(args.ckpt_path)
         model, size = model_from_checkpoint(checkpoint, args.ckpt_path)
         vars(args).update(model.config)
         args.frame_H, args.frame_W = args.frame_H or size[0], args.frame_W or size[1]
     args.frame_H, args.frame_W = args.frame_H or 32, args.frame_W or 64
-    if args.test and not checkpoint:
-        raise InputError("--test validates a checkpoint: give it with --ckpt_path")
-    trainer = Trainer(args, checkpoint)
+    if not args.ckpt_path and last.exists():
+        args.ckpt_path = str(last)
+        checkpoint = load_checkpoint(last)
+        check_same_run(args, checkpoint)
+    trainer = Trainer(args, checkpoint if args.ckpt_path else None)
     if args.test:
         trainer.validate(max(0, trainer.epoch - 1))
+    elif trainer.epoch >= args.num_epoch:
+        print(f"{args.ckpt_path}: all {trainer.epoch} epochs are done; a larger --num_epoch goes on.")
     else:
         trainer.fit()
+
+
+def keep_aside(root: Path) -> None:
+    """Rename the folder of an old run to the first free of ROOT.old1, ROOT.old2, …"""
+    number = 1
+    while (aside := root.with_name(f"{root.name}.old{number}")).exists():
+        number += 1
+    root.rename(aside)
+    print(f"Kept the old run as {aside}")
+
+
+def check_same_run(args: argparse.Namespace, checkpoint: dict) -> None:
+    """InputError if the command would go on with a run that was started with another model, frame size or seed."""
+    settings = checkpoint.get("settings", {})
+    for name in FIXED:
+        if name in settings and settings[name] != getattr(args, name):
+            raise InputError(
+                f"--{name} {getattr(args, name)}: the run in {args.save_root} was started with {settings[name]}; "
+                "choose another --save_root, or --overwrite to start anew"
+            )
 
 
 if __name__ == "__main__":

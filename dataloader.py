@@ -5,6 +5,7 @@
     DR/test/test_img/<i>/*.png  (the first frame)   DR/test/test_label/<i>/*.png  (one pose per frame)
 """
 
+import math
 import os
 import re
 from collections import Counter
@@ -162,8 +163,11 @@ class Dataset_Dance(Dataset):
         starts = [start for begin, end in self._clips(partial) for start in range(begin, end - T + 1, T)]
         return torch.tensor(starts, dtype=torch.long).reshape(-1, 1) + torch.arange(T)
 
-    def shuffled_windows(self, partial: float, seed: int, epoch: int, random_start: bool = False) -> Tensor:
-        """As many windows (n, train_vi_len) as `windows` gives, starting anywhere in a clip, drawn by (seed, epoch).
+    def shuffled_windows(
+        self, partial: float, count: int, seed: int, epoch: int, random_start: bool = False
+    ) -> Tensor:
+        """`count` windows (count, train_vi_len) that start anywhere in a clip, drawn by (seed, epoch); each possible
+        start once before any comes again.
 
         random_start: the first frame of each window is drawn from anywhere in its clip instead, so that copying the
         last frame is no shortcut and drift is part of training.
@@ -172,7 +176,8 @@ class Dataset_Dance(Dataset):
         clips = [(begin, end) for begin, end in self._clips(partial) if end - begin >= T]
         starts = np.concatenate([np.arange(begin, end - T + 1) for begin, end in clips])
         bounds = np.concatenate([np.tile((begin, end), (end - begin - T + 1, 1)) for begin, end in clips])
-        chosen = rng.permutation(len(starts))[: len(self.windows(partial))]
+        rounds = math.ceil(count / len(starts))
+        chosen = np.concatenate([rng.permutation(len(starts)) for _ in range(rounds)])[:count]
         windows = starts[chosen, None] + np.arange(T)
         if random_start:
             windows[:, 0] = rng.integers(bounds[chosen, 0], bounds[chosen, 1])

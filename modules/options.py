@@ -107,6 +107,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight_decay", type=natural_float, default=0.0, help="of the optimizer")
     group.add_argument("--ema", type=unit_float, default=0.0, help="decay per step of the averaged weights; 0: none")
     group.add_argument("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
+    group.add_argument("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
     group.add_argument("--val_every", type=positive, default=1, help="epochs between two validations")
     group.add_argument("--overwrite", action="store_true",
                        help="start anew in a --save_root that holds a run; the old run is kept aside")  # fmt: skip
