@@ -16,7 +16,6 @@ from PIL import Image
 from modules.runtime import run_program
 
 ROOT = Path(__file__).parent.parent
-torch.set_num_threads(2)
 
 SMALL = ["--F_dim", 16, "--L_dim", 8, "--N_dim", 4, "--D_out_dim", 16, "--frame_H", 16, "--frame_W", 32,
          "--train_vi_len", 4]  # fmt: skip

@@ -151,7 +151,8 @@ def test_validation_equals_test_for_the_same_frames(dance, trained, tmp_path):
     assert result.returncode == 0, result.stderr
     score = json.loads((tmp_path / "out/metrics.json").read_text())["avg_psnr"]
     assert score == pytest.approx(load_checkpoint(checkpoint)["val_psnr"], abs=1e-6)
-    only = run_inside("Trainer.py", "--DR", dance, "--save_root", tmp_path / "only", "--test", "--ckpt_path", checkpoint)
+    flags = ["--DR", dance, "--save_root", tmp_path / "only", "--ckpt_path", checkpoint]
+    only = run_inside("Trainer.py", *flags, "--test")
     assert f"validation PSNR {score:.3f} dB" in only.stdout
 
 
