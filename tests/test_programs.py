@@ -15,8 +15,10 @@ from dataloader import Dataset_Dance
 from modules.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.evaluate import predict
 from modules.metrics import psnr
+from modules.optimizers import build_optimizers
 from modules.options import parse_trainer
 from modules.vae import Rollout, VAE_Model
+from modules.windows import template_plan
 from Trainer import Trainer
 
 FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",
@@ -262,18 +264,18 @@ def test_report_rule_changes_target_with_the_coin():
         def latent_shape(self, height, width):
             return (1,)
 
-        def rollout(self, first, poses, truth, noise, latent, feed_truth):
-            assert latent == "prior" and feed_truth is None, "z from the prior, always its own last frame"
+        def rollout(self, first, poses, start, truth, noise, posterior_clips, feed_truth):
+            assert posterior_clips == 0 and feed_truth is None, "z from the prior, always its own last frame"
             levels = self.level * torch.arange(1, poses.shape[1]).reshape(1, -1, 1, 1, 1)
             return Rollout(levels.expand(len(first), -1, 3, 8, 8), torch.ones(len(first), poses.shape[1] - 1, 1))
 
     trainer.model = Constant()
-    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.0)
-    window = torch.arange(4)[None]
-    on = trainer.step(window, 0, 0, beta=0.0, tfr=1.0, lr=0.0)
+    trainer.optimizers = build_optimizers("Adam", trainer.model, 0.0, 0.0)
+    plan = template_plan(torch.arange(4)[None], steps=1, batch=1)
+    on = trainer.step(plan, 0, 0, beta=0.0, tfr=1.0, lr=0.0)
     truth = np.mean([((frames[t] - 0.1 * t) ** 2).mean().item() for t in (1, 2, 3)])
     assert on[1].item() == pytest.approx(truth, rel=1e-5)
-    off = trainer.step(window, 0, 0, beta=0.0, tfr=0.0, lr=0.0)
+    off = trainer.step(plan, 0, 0, beta=0.0, tfr=0.0, lr=0.0)
     previous = np.mean([((frames[0] - 0.1) ** 2).mean().item(), 0.01, 0.01])
     assert off[1].item() == pytest.approx(previous, rel=1e-5)
 
