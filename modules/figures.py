@@ -81,3 +81,42 @@ def draw_psnr_per_frame(scores: dict[str, np.ndarray], path: Path, train_vi_len:
                       xytext=(3, -8), textcoords="offset points", fontsize=7, color="grey")  # fmt: skip
     axis.legend(frameon=False)
     save_figure(figure, path)
+
+
+def draw_latent_use(rows: list[dict], path: Path) -> None:
+    """Score against variety: what sampling z costs in PSNR, over how much the samples differ; one mark per run.
+
+    rows: as modules.latent.latent_use gives them, with `run`, `prior` and `beta`.
+    """
+    figure, axis = axes("diversity of samples (standard deviation, levels of 255)", "PSNR (dB)", "Score and variety")
+    for prior, color, marker in (("standard", BLUE, "o"), ("learned", ORANGE, "s")):
+        runs = sorted((row for row in rows if row["prior"] == prior), key=lambda row: row["diversity"])
+        x = [row["diversity"] for row in runs]
+        for key, style, label in (
+            ("psnr_prior_mean", ":", "prior's mean"), ("psnr_prior_sample", "-", "mean sample"),
+            ("psnr_best_sample", "--", "best sample"),
+        ):  # fmt: skip
+            if runs:
+                axis.plot(x, [row[key] for row in runs], color=color, marker=marker, linestyle=style, markersize=4,
+                          label=f"{prior} prior: {label}")  # fmt: skip
+        for row in runs:
+            note = f"beta {row['beta']:g}\n{row['kl']:.0f} nats"
+            axis.annotate(note, (row["diversity"], row["psnr_prior_sample"]), fontsize=6, xytext=(4, -12),
+                          textcoords="offset points")  # fmt: skip
+    axis.legend(frameon=False, fontsize=7)
+    save_figure(figure, path)
+
+
+def draw_benchmark(rows: list[dict], path: Path) -> None:
+    """Bars, on a logarithmic axis: how many times faster than the reference each case trains and predicts."""
+    figure, axis = axes("times the reference", "", "Speed against the reference of the same run")
+    for offset, key, color, label in (
+        (0.2, "train_ratio", BLUE, "training"), (-0.2, "predict_6_ratio", ORANGE, "prediction, six sequences"),
+    ):  # fmt: skip
+        places = [i + offset for i in range(len(rows))]
+        bars = axis.barh(places, [row[key] for row in rows], 0.38, color=color, label=label)
+        axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    axis.set(xscale="log", yticks=range(len(rows)), yticklabels=[row["name"] for row in rows])
+    axis.invert_yaxis()
+    axis.legend(frameon=False, loc="lower right")
+    save_figure(figure, path)

@@ -14,6 +14,7 @@ from modules.layers import reparameterise, split_gaussian
 
 FRAME_SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # channels at each resolution, as a share of those at 1/8
 POSE_SHARES = (0.1, 0.3, 0.6, 1.0)
+LAST_FRAME_LEVELS = (2, 3)  # 1/4 and 1/8
 SCALE = 8  # full resolution over the smallest
 
 
@@ -106,32 +107,36 @@ class Gaussian_Predictor(nn.Module):
 
 
 class Decoder_Fusion(nn.Module):
-    """Features of the last frame, of x_1, of the pose, and z -> fused pyramid: their linear maps, summed."""
+    """Features of the last frame, of x_1, of the pose, and z -> fused pyramid: their linear maps, summed.
+
+    The last frame enters at 1/4 and 1/8 only, through maps that start at zero: what it adds has to be learned, and
+    errors in its details are not copied from frame to frame.
+    """
 
     def __init__(self, F_dim: int, N_dim: int, D_out_dim: int):
         super().__init__()
         pairs = list(zip(widths(F_dim, FRAME_SHARES), widths(D_out_dim, POSE_SHARES), strict=True))
-        self.last = nn.ModuleList(nn.Conv2d(i, o, 1, bias=False) for i, o in pairs)
         self.first = nn.ModuleList(nn.Conv2d(i, o, 1, bias=False) for i, o in pairs)
+        self.last = nn.ModuleDict({str(level): nn.Conv2d(*pairs[level], 1, bias=False) for level in LAST_FRAME_LEVELS})
         self.latent = nn.Conv2d(N_dim, pairs[-1][1], 1, bias=False)
+        for last_map in self.last.values():
+            nn.init.zeros_(last_map.weight)
 
     def forward(
         self, last_features: list[Tensor], pose_features: list[Tensor], z: Tensor, first_features: list[Tensor]
     ) -> list[Tensor]:
-        fused = [
-            pose + last_map(last) + first_map(first)
-            for pose, last_map, last, first_map, first in zip(
-                pose_features, self.last, last_features, self.first, first_features, strict=True
-            )
-        ]
+        references = (first_map(first) for first_map, first in zip(self.first, first_features, strict=True))
+        fused = [pose + reference for pose, reference in zip(pose_features, references, strict=True)]
+        for level in LAST_FRAME_LEVELS:
+            fused[level] = fused[level] + self.last[str(level)](last_features[level])
         fused[-1] = fused[-1] + self.latent(z)
         return fused
 
 
 class Generator(nn.Module):
-    """Fused pyramid -> next frame (B, 3, H, W) in [0, 1]: a mixture, per pixel, of new colours, x_1 and the last frame.
+    """Fused pyramid -> next frame (B, 3, H, W) in (0, 1): x_1 plus a change, on the scale of logits.
 
-    Shares that sum to one keep every rollout within [0, 1], however long.
+    A pixel that should stay as it is in x_1 costs nothing, and a rollout stays within (0, 1), however long.
     """
 
     def __init__(self, D_out_dim: int):
@@ -141,7 +146,7 @@ class Generator(nn.Module):
             nn.Sequential(*map(Block, [c] * n)) for c, n in zip(channels, (1, 2, 2, 2), strict=True)
         )
         self.up = nn.ModuleList(nn.Conv2d(low, high, 1) for high, low in zip(channels, channels[1:], strict=False))
-        self.out = nn.Conv2d(channels[0], 6, 3, padding=1)  # three colours, three shares
+        self.out = nn.Conv2d(channels[0], 3, 3, padding=1)
 
     def forward(self, fused: list[Tensor], last_frame: Tensor, first_frame: Tensor) -> Tensor:
         x = self.blocks[-1](fused[-1])  # (B, D, H/8, W/8)
@@ -149,6 +154,4 @@ class Generator(nn.Module):
             x = fused[level] + F.interpolate(self.up[level](x), scale_factor=2, mode="nearest")
             x = self.blocks[level](x)
         with torch.autocast(x.device.type, enabled=False):  # a rollout feeds this back: float32
-            out = self.out(act(x.float()))
-            new, shares = torch.sigmoid(out[:, :3]), out[:, 3:].softmax(dim=1)  # both (B, 3, H, W)
-            return shares[:, 0:1] * new + shares[:, 1:2] * first_frame + shares[:, 2:3] * last_frame
+            return torch.sigmoid(torch.logit(first_frame, eps=0.01) + self.out(act(x.float())))

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 AUXILIARY_RATE = 0.4  # AdamW's learning rate for what Muon does not train, as a share of Muon's
+# boxes that start at zero and should only grow as far as they are useful: Muon's updates would fill every direction
+AUXILIARY_BOXES = ("Gaussian_Predictor", "prior", "Decoder_Fusion")
 MATRIX_CHANNELS = 8  # convolutions with at least so many channels in and out are Muon's
 # Newton-Schulz quintic x (a + b x^2 + c x^4), which drives singular values towards one (Jordan et al. 2024)
 A, B, C, ITERATIONS = 3.4445, -4.7750, 2.0315, 5
@@ -11,11 +13,15 @@ A, B, C, ITERATIONS = 3.4445, -4.7750, 2.0315, 5
 
 def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
     """The optimizers of --optim Adam, AdamW or Muon. A group's rate is `lr_scale` times the scheduled one."""
-    parameters = list(model.parameters())
+    named = list(model.named_parameters())
+    parameters = [p for _, p in named]
     if name != "Muon":
         kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
         return [kind([{"params": parameters, "lr_scale": 1.0}], lr=lr, weight_decay=weight_decay)]
-    matrices = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS]
+    matrices = [
+        p for name, p in named
+        if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in AUXILIARY_BOXES
+    ]  # fmt: skip
     known = set(map(id, matrices))
     rest = [
         {"params": [p for p in parameters if id(p) not in known and p.ndim > 1], "weight_decay": weight_decay},

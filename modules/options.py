@@ -26,7 +26,7 @@ PRESETS = {
     "best": {
         "arch": "multiscale", "F_dim": 96, "L_dim": 160, "N_dim": 12, "D_out_dim": 160, "loss": "calibrated",
         "kl_anneal_type": "Constant", "posterior_share": 0.25, "optim": "Muon", "lr": 5e-3, "lr_schedule": "cosine",
-        "warmup_steps": 50, "weight_decay": 0.01, "ema": 0.05, "batch_size": 16, "train_vi_len": 3, "tfr": 0.0,
+        "warmup_steps": 50, "weight_decay": 0.01, "ema": 0.05, "batch_size": 16, "train_vi_len": 2, "tfr": 0.0,
         "windows": "anywhere", "random_start": True, "persist": 0.9, "shift_down": 2, "shift_right": 12,
     },
 }  # fmt: skip

@@ -1,0 +1,218 @@
+"""Measure training and prediction: one command, one table, JSON and a bar chart.
+
+    python scripts/benchmark.py --out docs/benchmark          (--quick: two minutes on two cores)
+
+Every architecture and precision is timed in rounds, interleaved with a plain reference: the template architecture in
+float32, NCHW, one sequence at a time, every picture decoded again for every step. Figures are medians over the rounds;
+ratios are against the reference of the same run. Data are drawn by make_dataset.py.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dataloader import Sequence, list_pictures  # noqa: E402
+from modules.checkpoint import write_atomically  # noqa: E402
+from modules.evaluate import predict  # noqa: E402
+from modules.figures import draw_benchmark  # noqa: E402
+from modules.options import parse_trainer  # noqa: E402
+from modules.picture_cache import read_picture  # noqa: E402
+from modules.runtime import run_program  # noqa: E402
+from modules.vae import VAE_Model  # noqa: E402
+from Trainer import Trainer  # noqa: E402
+
+PRESETS = {"template": "template", "multiscale": "best"}
+SEQUENCE = 629  # predicted frames of a course sequence
+
+
+class Case:
+    """One line of the table: an architecture at a precision, through the Trainer's own step and `predict`."""
+
+    def __init__(self, data: Path, arch: str, precision: str, reference: bool = False):
+        self.name = "reference" if reference else f"{arch} {precision}"
+        self.reference, self.arch, self.precision = reference, arch, precision
+        flags = ["--DR", str(data), "--save_root", str(data / "run"), "--preset", PRESETS[arch], "--num_epoch", "1"]
+        if arch == "template":
+            flags += ["--batch_size", "4"]  # the report's batch
+        args = parse_trainer([*flags, "--precision", precision, "--epoch_steps", "1000"])
+        args.frame_H, args.frame_W = 32, 64
+        self.trainer = Trainer(args, None)
+        self.plan = self.trainer._plan(0)
+        self.files = [list_pictures(data / "train" / name) for name in ("train_img", "train_label")]
+        if reference:
+            self.trainer.model.to(memory_format=torch.contiguous_format)
+        self.at, self.training, self.one, self.six = 0, [], [], []
+
+    def train(self, seconds: float) -> None:
+        """Take steps for about so many seconds; notes predicted frames per second."""
+        if not self.at:
+            self.step()  # warm up
+        begin, frames = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            frames += self.step()
+        self.training.append(frames / (time.perf_counter() - begin))
+
+    def step(self) -> int:
+        """One optimizer step; returns the number of frames that it predicted."""
+        window = self.plan.windows[self.at]
+        if self.reference:  # the template decodes each picture whenever it is needed
+            for i in window.flatten().tolist():
+                for files in self.files:
+                    read_picture(files[i], 32, 64)
+        self.trainer.step(self.plan, 0, self.at, beta=1.0, tfr=0.0, lr=1e-4)
+        synchronize()
+        self.at += 1
+        return window.shape[0] * (window.shape[1] - 1)
+
+    def predict(self, sequences: list[Sequence]) -> None:
+        """Predict one sequence, and all of them; notes seconds scaled to 629 frames."""
+        scale = SEQUENCE / (len(sequences[0].poses) - 1)
+        for notes, some in ((self.one, sequences[:1]), (self.six, sequences)):
+            batches = [[s] for s in some] if self.reference else [some]
+            begin = time.perf_counter()
+            for batch in batches:
+                predict(self.trainer.model, batch, self.trainer.dtype)
+            synchronize()
+            notes.append(scale * (time.perf_counter() - begin))
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def gflop_per_frame(model: VAE_Model) -> float:
+    """Floating point operations of one predicted frame in 10^9, pose features included (2 per multiply-add)."""
+    device, counts = next(model.parameters()).device, []
+    for T in (2, 12):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.rollout(torch.rand(1, 3, 32, 64, device=device), torch.rand(1, T, 3, 32, 64, device=device))
+        counts.append(counter.get_total_flops())
+    return (counts[1] - counts[0]) / 10 / 1e9
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """The best of ten square matrix multiplications, in 10^9 operations per second."""
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    times = []
+    for _ in range(10):
+        begin = time.perf_counter()
+        a @ b
+        synchronize()
+        times.append(time.perf_counter() - begin)
+    return 2 * size**3 / min(times) / 1e9
+
+
+START_UP = """
+import sys, time, resource
+sys.argv = ["Trainer.py", *sys.argv[2:], "--epoch_steps", "1", "--num_epoch", "1"]
+begun = float({begun})
+import Trainer, torch
+args = Trainer.parse_trainer()
+args.frame_H, args.frame_W = 32, 64
+trainer = Trainer.Trainer(args, None)
+trainer.step(trainer._plan(0), 0, 0, 1.0, 0.0, 1e-4)
+print("SECONDS", time.time() - begun)
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print("BYTES", torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory)
+"""
+
+
+def start_up(data: Path, arch: str, precision: str) -> tuple[float, float]:
+    """Seconds from the start of a fresh process to its first optimizer step, warm cache; its peak memory in bytes."""
+    flags = ["--DR", data, "--save_root", data / "run", "--preset", PRESETS[arch], "--precision", precision]
+    code = START_UP.replace("{begun}", repr(time.time()))
+    command = [sys.executable, "-c", code, "Trainer.py", *map(str, flags)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    values = dict(line.split() for line in result.stdout.splitlines() if line.startswith(("SECONDS ", "BYTES ")))
+    return float(values["SECONDS"]), float(values["BYTES"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="runs/benchmark", help="path of the JSON, Markdown and PNG, without ending")
+    parser.add_argument("--quick", action="store_true", help="two minutes on two cores: fewer rounds and frames")
+    parser.add_argument("--reference", action="store_true", help="only the reference and the default, for the ratio")
+    args = parser.parse_args()
+    rounds, seconds, frames = (2, 4.0, 13) if args.quick else (5, 10.0, 64)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        counts = ["--train_frames", "300", "--val_frames", "32", "--test_sequences", "1", "--test_frames", "2"]
+        command = [sys.executable, ROOT / "scripts/make_dataset.py", data, *counts]
+        subprocess.run([*map(str, command)], check=True, capture_output=True)
+        kinds = [("multiscale", "auto")] if args.reference or args.quick else []
+        kinds = kinds or [(arch, precision) for arch in PRESETS for precision in ("fp32", "bf16")]
+        kinds += [("template", "auto")] if args.quick and not args.reference else []
+        cases = [Case(data, "template", "fp32", reference=True)]
+        cases += [Case(data, arch, precision) for arch, precision in kinds]
+        validation = cases[0].trainer.validation[0]
+        poses = validation.poses.repeat(-(-frames // len(validation.poses)), 1, 1, 1)[:frames]
+        sequences = [Sequence(str(i), validation.frames[:1], poses) for i in range(6)]
+        for number in range(rounds):
+            for case in cases:
+                print(f"round {number + 1}/{rounds}: {case.name}", flush=True)
+                case.train(seconds)
+                case.predict(sequences)
+        rows = [summary(case, cases[0], data) for case in cases]
+    environment = {
+        "command": " ".join(sys.argv), "machine": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
+        "rounds": rounds, "frames_predicted": frames - 1,
+    }  # fmt: skip
+    write(Path(args.out), {"environment": environment, "rows": rows})
+
+
+def summary(case: Case, reference: Case, data: Path) -> dict:
+    """The medians of a case and its ratios against the reference."""
+    trainer = case.trainer
+    seconds, memory = start_up(data, case.arch, case.precision)
+    rate, one, six = (statistics.median(values) for values in (case.training, case.one, case.six))
+    gflop = gflop_per_frame(trainer.model)
+    peak = matmul_peak(trainer.device, trainer.dtype, 4096 if trainer.device.type == "cuda" else 1536)
+    return {
+        "name": case.name, "train_frames_per_second": rate, "predict_1_seconds": one, "predict_6_seconds": six,
+        "train_ratio": rate / statistics.median(reference.training),
+        "predict_1_ratio": statistics.median(reference.one) / one,
+        "predict_6_ratio": statistics.median(reference.six) / six,
+        "start_up_seconds": seconds, "peak_memory_gb": memory / 1e9, "gflop_per_frame": gflop,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "train_share_of_peak": 3 * gflop * rate / peak, "predict_6_share_of_peak": 6 * SEQUENCE * gflop / six / peak,
+    }  # fmt: skip
+
+
+def write(out: Path, result: dict) -> None:
+    """OUT.json, OUT.md, OUT.png, and the table on stdout."""
+    columns = {
+        "name": "", "train_frames_per_second": "train frames/s", "train_ratio": "x", "predict_1_seconds": "1 seq. s",
+        "predict_1_ratio": "x", "predict_6_seconds": "6 seq. s", "predict_6_ratio": "x", "start_up_seconds": "start s",
+        "peak_memory_gb": "peak GB", "gflop_per_frame": "GFLOP/frame", "train_share_of_peak": "of peak, train",
+        "predict_6_share_of_peak": "of peak, 6 seq.",
+    }  # fmt: skip
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
+    for row in result["rows"]:
+        cells = (row[key] if isinstance(row[key], str) else f"{row[key]:.3g}" for key in columns)
+        lines.append("| " + " | ".join(cells) + " |")
+    text = "\n".join(lines) + "\n"
+    write_atomically(out.with_name(out.name + ".json"), lambda f: f.write(json.dumps(result, indent=1).encode()))
+    write_atomically(out.with_name(out.name + ".md"), lambda f: f.write(text.encode()))
+    draw_benchmark(result["rows"], out.with_name(out.name + ".png"))
+    print(text)
+    print(f"this process's peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+
+
+if __name__ == "__main__":
+    run_program(main)
