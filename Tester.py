@@ -18,6 +18,7 @@ from modules.evaluate import predict, score, warn_if_below_baseline
 from modules.figures import draw_psnr_per_frame
 from modules.metrics import psnr_2023, psnr_kaggle
 from modules.options import parse_tester
+from modules.panels import write_panels
 from modules.pixels import to_uint8
 from modules.runtime import InputError, pick_device, pick_precision, run_program
 from modules.truth import find_truth
@@ -64,6 +65,7 @@ def write_sequence(
     save_gif(folder / "pose.gif", sequence.poses)
     if top_gif:
         save_gif(root / f"pred_seq{sequence.name}.gif", frames)
+    write_panels(folder / "panel", frames, sequence.poses, truth)
     if truth is not None:
         save_gif(folder / "ground_truth.gif", truth)
         draw_psnr_per_frame({f"sequence {sequence.name}": scores.mean(dim=0).numpy()}, folder / "psnr_per_frame.png")

@@ -22,6 +22,7 @@ from modules.evaluate import predict, score, warn_if_below_baseline
 from modules.figures import draw_psnr_per_frame, draw_run
 from modules.metrics import frame_mse
 from modules.options import parse_trainer
+from modules.panels import write_panels
 from modules.pixels import to_float
 from modules.runtime import InputError, autocast, pick_device, pick_precision, random_generator, run_program
 from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
@@ -143,7 +144,11 @@ class Trainer:
         draw_psnr_per_frame(scores, figures / "psnr_per_frame.png", self.args.train_vi_len)
         name = f"validation_epoch={epoch}.gif" if self.args.store_visualization else "validation.gif"
         save_gif(figures / name, predicted[0][0])
-        if not self.args.no_sanity and (epoch + 1 == self.args.num_epoch or self.args.test):
+        last = epoch + 1 == self.args.num_epoch or self.args.test
+        for sequence, frames in zip(sequences, predicted, strict=True):
+            stem = figures / name.replace("validation", sequence.name).removesuffix(".gif")
+            write_panels(stem, frames[0], sequence.poses, sequence.frames, last or self.args.store_visualization)
+        if not self.args.no_sanity and last:
             warn_if_below_baseline(scores, {s.name: s.frames for s in sequences})
         return float(average)
 

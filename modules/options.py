@@ -60,7 +60,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gpu", type=positive, default=1, help="number of GPUs")
     group.add_argument("--test", action="store_true", help="only validate the checkpoint")
     group.add_argument("--store_visualization", action="store_true",
-                       help="keep the gif of every validation, not only of the latest")
+                       help="keep the GIF and the panel films of every validation, not only of the latest")
     group.add_argument("--num_epoch", type=positive, default=70, help="epochs of the whole run")
     group.add_argument("--per_save", type=positive, default=3, help="write epoch=N.ckpt every so many epochs")
     group.add_argument("--partial", type=share, default=1.0, help="leading share of the training frames to use")
