@@ -24,6 +24,7 @@ from modules.metrics import frame_mse
 from modules.options import parse_trainer
 from modules.panels import write_panels
 from modules.pixels import to_float
+from modules.runs import write_json
 from modules.runtime import InputError, autocast, pick_device, pick_precision, random_generator, run_program
 from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
 from modules.vae import VAE_Model, frame_loss
@@ -141,6 +142,8 @@ class Trainer:
         average = sum(values.mean() for values in scores.values()) / len(scores)
         print(f"epoch {epoch}: validation PSNR {average:.3f} dB")
         figures = self.root / "figures"
+        frame_scores = {name: values.clip(max=100).tolist() for name, values in scores.items()}
+        write_json(self.root / "validation.json", {"epoch": epoch, "psnr_per_frame": frame_scores})
         draw_psnr_per_frame(scores, figures / "psnr_per_frame.png", self.args.train_vi_len)
         name = f"validation_epoch={epoch}.gif" if self.args.store_visualization else "validation.gif"
         save_gif(figures / name, predicted[0][0])
