@@ -48,7 +48,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--frame_W", type=positive, help="frame width in pixels (default: the checkpoint's, else 64)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random")
     group.add_argument("--no_sanity", action="store_true",
-                       help="skip the warning when a prediction scores below its own first frame repeated")  # fmt: skip
+                       help="skip the warning when a prediction scores below a trivial baseline")  # fmt: skip
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +137,8 @@ def parse_tester(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--submission", action="store_true", help="write the course's submission.csv")
     group.add_argument("--num_samples", type=natural, default=0,
                        help="draw so many latents per sequence; 0: the prior's mean")
+    group.add_argument("--no_baselines", action="store_true",
+                       help="skip the trivial baselines, two of which read the training set")
     group.add_argument("--make_gif", action="store_true", help="also write pred_seq<i>.gif to --save_root")  # fmt: skip
     known, rest = parser.parse_known_args(argv)
     ignored = argparse.ArgumentParser("Tester.py", add_help=False)
