@@ -24,7 +24,7 @@ from modules.metrics import frame_mse
 from modules.options import parse_trainer
 from modules.panels import write_panels
 from modules.pixels import to_float
-from modules.runs import write_json
+from modules.runs import describe_environment, write_json
 from modules.runtime import InputError, autocast, pick_device, pick_precision, random_generator, run_program
 from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
 from modules.vae import VAE_Model, frame_loss
@@ -120,6 +120,7 @@ class Trainer:
     def fit(self) -> None:
         """Train from the current epoch to the last; after each, validate, save and draw."""
         args = self.args
+        write_json(self.root / "environment.json", describe_environment(self.device, self.dtype))
         for epoch in range(self.epoch, args.num_epoch):
             begin = time.perf_counter()
             self.kl_annealing.current = epoch

@@ -94,7 +94,7 @@ class Panels:
 
 def error_legend() -> str:
     """The scale of the heat map in words."""
-    return f"error: black 0, yellow {ERROR_FULL:g} or more of a range of 1"
+    return f"error: black 0, yellow {ERROR_FULL:g} or more"
 
 
 @functools.cache

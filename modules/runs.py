@@ -1,14 +1,21 @@
 """Read a run folder: what Trainer and Tester left in it, checked, as plain numbers. Nothing here draws.
 
     RUN/metrics.csv       a row per epoch (Trainer)          RUN/best.ckpt, last.ckpt   hold the resolved flags
+    RUN/environment.json  machine, versions, command
     RUN/validation.json   PSNR per frame, latest validation   RUN/metrics.json or RUN/test/metrics.json   (Tester)
 """
 
 import csv
 import json
 import math
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from modules.checkpoint import load_checkpoint, write_atomically
 from modules.runtime import InputError
@@ -98,6 +105,25 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def describe_environment(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """The machine, the versions and the command of this process, for people who repeat the run."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "command": " ".join(sys.argv), "python": platform.python_version(), "torch": torch.__version__,
+        "system": platform.platform(), "device": gpu or f"CPU, {os.cpu_count()} cores",
+        "precision": str(dtype).removeprefix("torch."), "commit": read_commit(),
+    }  # fmt: skip
+
+
+def read_commit() -> str:
+    """The commit of the code, with a + where files differ from it; "unknown" outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 def best_validation(history: list[dict[str, float | None]]) -> tuple[int, float] | None:
