@@ -17,7 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataloader import Dataset_Dance
+from modules.board import Board
 from modules.checkpoint import load_checkpoint, load_weights, model_from_checkpoint, save_checkpoint, write_atomically
+from modules.dry_run import dry_run
 from modules.evaluate import predict, score, warn_if_below_baseline
 from modules.figures import draw_psnr_per_frame, draw_run
 from modules.metrics import frame_mse
@@ -120,6 +122,7 @@ class Trainer:
     def fit(self) -> None:
         """Train from the current epoch to the last; after each, validate, save and draw."""
         args = self.args
+        board = Board(self.root, self.epoch) if args.tensorboard else None
         write_json(self.root / "environment.json", describe_environment(self.device, self.dtype))
         for epoch in range(self.epoch, args.num_epoch):
             begin = time.perf_counter()
@@ -133,6 +136,8 @@ class Trainer:
             self.history.append(row)
             self.epoch = epoch + 1
             self.save(row, numbered=(epoch + 1) % args.per_save == 0 or last)
+            if board:
+                board.write(row, [sequence.name for sequence in self.validation])
         print(f"Best validation PSNR {self.best_psnr:.3f} dB. Weights: {self.root / 'best.ckpt'}")
 
     def validate(self, epoch: int) -> float:
@@ -245,6 +250,8 @@ class Trainer:
 
 def main() -> None:
     args = parse_trainer()
+    if args.dry_run:
+        return dry_run(args)
     checkpoint = load_checkpoint(args.ckpt_path) if args.ckpt_path else None
     if checkpoint:
         model, size = model_from_checkpoint(checkpoint, args.ckpt_path)

@@ -176,3 +176,15 @@ def draw_frames(runs: list[Run]):
     axis.set_title(f"PSNR per frame, median and range ({', '.join(kinds)})")
     name_runs(figure, axis, runs)
     return figure
+
+
+def draw_schedules(rows: list[dict[str, float]], folder: Path) -> None:
+    """beta.png, tfr.png and lr.png of a run that has not started. rows: a dict per epoch with beta, tfr and lr."""
+    plan = Run("plan", folder, rows, {}, None, None, {}, "")
+    with plt.rc_context(FONT):
+        for key, label, title in (
+            ("beta", "beta", "Weight of the KL term"),
+            ("tfr", "ratio", "Teacher forcing ratio"),
+            ("lr", "learning rate", "Learning rate at the end of the epoch"),
+        ):
+            save_figure(draw_column([plan], key, label, title), folder / f"{key}.png")

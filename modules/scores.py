@@ -11,7 +11,6 @@ import sys
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from modules.baselines import ORACLES, RIVALS
 from modules.metrics import psnr, psnr_2023
@@ -35,6 +34,8 @@ def ssim(frames: Tensor, truth: Tensor) -> Tensor:
     frames, truth = to_float(frames).clamp(0, 1).double(), to_float(truth).double()
     if min(frames.shape[-2:]) < SSIM["kernel_size"]:
         return torch.full((len(frames),), torch.nan)
+    from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds to import
+
     return structural_similarity_index_measure(frames, truth.expand_as(frames), reduction="none", **SSIM)
 
 
