@@ -23,6 +23,7 @@ from modules.dry_run import dry_run
 from modules.evaluate import predict, score, warn_if_below_baseline
 from modules.figures import draw_psnr_per_frame, draw_run
 from modules.metrics import frame_mse
+from modules.optimizers import build_optimizers, set_learning_rate
 from modules.options import parse_trainer
 from modules.panels import write_panels
 from modules.pixels import to_float
@@ -31,10 +32,13 @@ from modules.runtime import InputError, autocast, pick_device, pick_precision, r
 from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
 from modules.vae import VAE_Model, frame_loss
 from modules.video import save_gif
+from modules.windows import Plan, gather, shuffled_plan, template_plan
 
 COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr", "seconds", "frames_per_second")
 LOG_STEPS = 20  # steps between two reads of the numbers on the device
-WEIGHTS, LATENT, FEED = range(3)  # the random streams of a run
+LATENT, FEED = range(2)  # the random streams of a run
+# what cannot change when a run goes on
+FIXED = ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim", "prior", "frame_H", "frame_W", "seed")
 
 
 class Trainer:
@@ -55,16 +59,15 @@ class Trainer:
             self.frames, self.poses = self.data.frames.to(self.device), self.data.poses.to(self.device)
             # optimizer steps of every epoch; like the template's loader, the last incomplete batch is left out
             windows = (len(self.data.windows(self._partial(epoch))) for epoch in range(args.num_epoch))
-            self.steps = [max(1, count // args.batch_size) for count in windows]
+            self.steps = [args.epoch_steps or max(1, count // args.batch_size) for count in windows]
 
         torch.manual_seed(args.seed)
-        self.model = VAE_Model(args.arch, args.F_dim, args.L_dim, args.N_dim, args.D_out_dim)
+        self.model = VAE_Model(args.arch, args.F_dim, args.L_dim, args.N_dim, args.D_out_dim, args.prior)
         if checkpoint:
             load_weights(self.model, checkpoint["state_dict"], args.ckpt_path)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if args.ema else None
-        optimizer = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[args.optim]
-        self.optimizer = optimizer(self.model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
+        self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay)
         self.kl_annealing = kl_annealing(
             args.kl_anneal_type, round(args.num_epoch * args.kl_horizon), args.kl_anneal_cycle, args.kl_anneal_ratio,
             args.kl_beta,
@@ -73,41 +76,48 @@ class Trainer:
         if checkpoint:
             self._go_on_from(checkpoint)
 
-    def step(self, window: Tensor, epoch: int, step: int, beta: float, tfr: float, lr: float) -> Tensor:
-        """One optimizer step on clips of frames `window` (B, T). Returns loss, mse and kl, means over the frames."""
-        frames, poses = to_float(self.frames[window]), to_float(self.poses[window])  # (B, T, 3, H, W)
+    def step(self, plan: Plan, epoch: int, step: int, beta: float, tfr: float, lr: float) -> Tensor:
+        """One optimizer step on the B clips of T frames that the plan has for it. Returns mean loss, mse and kl."""
+        window, carried, shifts = (x[step] for x in plan)
+        frames = to_float(gather(self.frames, window, shifts))  # (B, T, 3, H, W)
+        poses = to_float(gather(self.poses, window, shifts))
+        start = torch.where(carried[:, None, None, None], self.carry, frames[:, 0]) if step else frames[:, 0]
         feed_truth, target_is_truth = self._teacher_forcing(window, epoch, step, tfr)
-        noise = self._noise(window, epoch, step)
+        posterior_clips = round(len(window) * self.args.posterior_share)
+        noise = self._noise(window, posterior_clips, epoch, step)
         with autocast(self.device, self.dtype):
             out = self.model.rollout(
-                frames[:, 0], poses, truth=frames, noise=noise, latent=self.args.train_latent, feed_truth=feed_truth
-            )
-        previous = torch.cat([frames[:, :1], out.frames[:, :-1]], dim=1)
+                frames[:, 0], poses, start=start, truth=frames, noise=noise, posterior_clips=posterior_clips,
+                feed_truth=feed_truth,
+            )  # fmt: skip
+        previous = torch.cat([start[:, None], out.frames[:, :-1]], dim=1)
         mse = frame_mse(out.frames, frames[:, 1:] if target_is_truth else previous)  # (B, T-1)
-        kl = out.kl.flatten(2).sum(dim=2)  # (B, T-1) nats per frame
-        loss = frame_loss(self.args.loss, mse, kl, beta, values=frames[0, 0].numel()).mean()
+        kl = out.kl.flatten(2).sum(dim=2)  # (n, T-1) nats per frame of the n clips that the posterior saw
+        kl_of_all = torch.nn.functional.pad(kl, (0, 0, 0, len(mse) - len(kl)))
+        loss = frame_loss(self.args.loss, mse, kl_of_all, beta, values=frames[0, 0].numel()).mean()
 
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip_norm)
-        self.optimizer.param_groups[0]["lr"] = lr
-        self.optimizer.step()
+        set_learning_rate(self.optimizers, lr)
+        for optimizer in self.optimizers:
+            optimizer.step()
         self._average(sum(self.steps[:epoch]) + step)
+        self.carry = out.frames[:, -1].detach()
         return torch.stack([loss.detach(), mse.detach().mean(), kl.detach().mean()])
 
     def train_epoch(self, epoch: int, beta: float, tfr: float) -> dict:
         """One pass over this epoch's windows. Returns the epoch's row of metrics.csv, not yet validated."""
-        args, windows = self.args, self._windows(epoch).to(self.device)
+        args, plan = self.args, Plan(*(x.to(self.device) for x in self._plan(epoch)))
         steps, before = self.steps[epoch], sum(self.steps[:epoch])
         sums, begin, predicted = torch.zeros(3, device=self.device), time.perf_counter(), 0
         bar = tqdm(range(steps), desc=f"epoch {epoch}", unit="step", dynamic_ncols=True)
         for step in bar:
-            window = windows[step * args.batch_size : (step + 1) * args.batch_size]
             lr = learning_rate(
                 args.lr_schedule, args.lr, epoch, before + step, sum(self.steps), args.warmup_steps, args.lr_min
             )
-            sums += self.step(window, epoch, step, beta, tfr, lr)
-            predicted += len(window) * (args.train_vi_len - 1)
+            sums += self.step(plan, epoch, step, beta, tfr, lr)
+            predicted += plan.windows.shape[1] * (args.train_vi_len - 1)
             if (step + 1) % LOG_STEPS == 0 or step + 1 == steps:
                 loss, mse, kl = (sums / (step + 1)).tolist()
                 rate = predicted / (time.perf_counter() - begin)
@@ -180,10 +190,11 @@ class Trainer:
             self.best_psnr = row["val_psnr"]
             save_checkpoint(self.root / "best.ckpt", weights)
         training = {
-            "weights": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history,
+            "weights": self.model.state_dict(), "history": self.history,
             "averaged": self.averaged.state_dict() if self.averaged else None, "best_psnr": self.best_psnr,
         }  # fmt: skip
-        everything = weights | {"optimizer": training["optimizer"], "training": training}
+        optimizer = {type(optimizer).__name__: optimizer.state_dict() for optimizer in self.optimizers}
+        everything = weights | {"optimizer": optimizer, "training": training}
         if numbered:
             save_checkpoint(self.root / f"epoch={row['epoch']}.ckpt", everything)
         save_checkpoint(self.root / "last.ckpt", everything)
@@ -191,7 +202,7 @@ class Trainer:
     @property
     def best_model(self) -> VAE_Model:
         """The weights to predict with: the averaged ones where there are."""
-        return self.averaged.module if self.averaged else self.model
+        return self.averaged or self.model
 
     def _go_on_from(self, checkpoint: dict) -> None:
         """Continue after the checkpoint's last epoch; its optimizer and history too where it has them."""
@@ -201,12 +212,11 @@ class Trainer:
         print("." if training else ": it holds weights only, the optimizer starts anew.")
         if training:
             load_weights(self.model, training["weights"], self.args.ckpt_path)
-            self.optimizer.load_state_dict(training["optimizer"])
+            for optimizer in self.optimizers:
+                optimizer.load_state_dict(checkpoint["optimizer"][type(optimizer).__name__])
             self.history, self.best_psnr = training["history"], training["best_psnr"]
             if self.averaged and training["averaged"]:
                 self.averaged.load_state_dict(training["averaged"])
-        if self.epoch >= self.args.num_epoch and not self.args.test:
-            raise InputError(f"{self.args.ckpt_path}: has finished epoch {self.epoch - 1}; raise --num_epoch to go on")
 
     def _teacher_forcing(self, window: Tensor, epoch: int, step: int, tfr: float) -> tuple[Tensor | None, bool]:
         """Which true frames are fed (B, T-1), and whether the target is the true frame."""
@@ -220,20 +230,28 @@ class Trainer:
         )
         return coins < tfr, True
 
-    def _noise(self, window: Tensor, epoch: int, step: int) -> Tensor:
-        """The latent's noise for frames 2 … T: (B, T-1, *latent)."""
+    def _noise(self, window: Tensor, posterior_clips: int, epoch: int, step: int) -> Tensor:
+        """The latent's noise for frames 2 … T, (B, T-1, *latent): zero, the prior's mean, where the posterior has a
+        share of the clips and this clip is not among them."""
         B, T = window.shape
         shape = (B, T - 1, *self.model.latent_shape(self.args.frame_H, self.args.frame_W))
-        return torch.randn(shape, generator=self._random(LATENT, epoch, step), device=self.device)
+        noise = torch.randn(shape, generator=self._random(LATENT, epoch, step), device=self.device)
+        if posterior_clips:
+            noise[posterior_clips:] = 0
+        return noise
 
     def _random(self, stream: int, epoch: int, step: int) -> torch.Generator:
         return random_generator(self.device, self.args.seed, stream, epoch, step)
 
-    def _windows(self, epoch: int) -> Tensor:
-        """This epoch's clips as frame numbers (n, T)."""
-        if self.args.windows == "template":
-            return self.data.windows(self._partial(epoch))
-        return self.data.shuffled_windows(self._partial(epoch), self.args.seed, epoch, self.args.random_start)
+    def _plan(self, epoch: int) -> Plan:
+        """The frames of every step of an epoch."""
+        args, partial, steps = self.args, self._partial(epoch), self.steps[epoch]
+        if args.windows == "template":
+            return template_plan(self.data.windows(partial), steps, args.batch_size)
+        return shuffled_plan(
+            self.data.clips_within(partial), args.train_vi_len, steps, args.batch_size, args.seed, epoch,
+            random_start=args.random_start, persist=args.persist, shift=(args.shift_down, args.shift_right),
+        )  # fmt: skip
 
     def _partial(self, epoch: int) -> float:
         """The share of the training frames that an epoch uses."""
@@ -242,29 +260,60 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
-        """Exponential moving average of the weights; its horizon grows with the number of steps taken."""
+        """Exponential moving average of the weights over the last `ema` of the run; shorter while the run is young."""
         if self.averaged:
-            decay = min(self.args.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
+            horizon = max(1.0, min(self.args.ema * sum(self.steps), (10 + step) / 9))
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 / horizon)
 
 
 def main() -> None:
     args = parse_trainer()
     if args.dry_run:
         return dry_run(args)
-    checkpoint = load_checkpoint(args.ckpt_path) if args.ckpt_path else None
-    if checkpoint:
+    last = Path(args.save_root) / "last.ckpt"
+    if args.test and not args.ckpt_path:
+        raise InputError("--test validates a checkpoint: give it with --ckpt_path")
+    if args.gpu > 1:
+        raise InputError(f"--gpu {args.gpu}: one GPU is used; expected --gpu 1")
+    if last.exists() and args.overwrite:
+        keep_aside(Path(args.save_root))
+    if args.ckpt_path:
+        checkpoint = load_checkpoint(args.ckpt_path)
         model, size = model_from_checkpoint(checkpoint, args.ckpt_path)
         vars(args).update(model.config)
         args.frame_H, args.frame_W = args.frame_H or size[0], args.frame_W or size[1]
     args.frame_H, args.frame_W = args.frame_H or 32, args.frame_W or 64
-    if args.test and not checkpoint:
-        raise InputError("--test validates a checkpoint: give it with --ckpt_path")
-    trainer = Trainer(args, checkpoint)
+    if not args.ckpt_path and last.exists():
+        args.ckpt_path = str(last)
+        checkpoint = load_checkpoint(last)
+        check_same_run(args, checkpoint)
+    trainer = Trainer(args, checkpoint if args.ckpt_path else None)
     if args.test:
         trainer.validate(max(0, trainer.epoch - 1))
+    elif trainer.epoch >= args.num_epoch:
+        print(f"{args.ckpt_path}: all {trainer.epoch} epochs are done; a larger --num_epoch goes on.")
     else:
         trainer.fit()
+
+
+def keep_aside(root: Path) -> None:
+    """Rename the folder of an old run to the first free of ROOT.old1, ROOT.old2, …"""
+    number = 1
+    while (aside := root.with_name(f"{root.name}.old{number}")).exists():
+        number += 1
+    root.rename(aside)
+    print(f"Kept the old run as {aside}")
+
+
+def check_same_run(args: argparse.Namespace, checkpoint: dict) -> None:
+    """InputError if the command would go on with a run that was started with another model, frame size or seed."""
+    settings = checkpoint.get("settings", {})
+    for name in FIXED:
+        if name in settings and settings[name] != getattr(args, name):
+            raise InputError(
+                f"--{name} {getattr(args, name)}: the run in {args.save_root} was started with {settings[name]}; "
+                "choose another --save_root, or --overwrite to start anew"
+            )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from modules.picture_cache import cached_pictures, default_cache_dir
-from modules.runtime import InputError, derive_seed
+from modules.runtime import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -134,7 +134,7 @@ class Dataset_Dance(Dataset):
         self.frames, self.poses = load(files, f"{mode}_img"), load(pose_files, f"{mode}_label")
         self.clips = find_clips([frame_number(path) for path in files])
         if mode == "train" and not len(self.windows(partial)):
-            longest = max(end - begin for begin, end in self._clips(partial))
+            longest = max(end - begin for begin, end in self.clips_within(partial))
             raise InputError(
                 f"{folder / 'train_img'}: the longest clip without a cut has {longest} frames (--partial {partial}); "
                 f"expected at least --train_vi_len {train_vi_len}"
@@ -151,7 +151,7 @@ class Dataset_Dance(Dataset):
         window = self.windows(self.partial)[i]
         return self.frames[window], self.poses[window]
 
-    def _clips(self, partial: float) -> list[tuple[int, int]]:
+    def clips_within(self, partial: float) -> list[tuple[int, int]]:
         """The clips within the leading `partial` of the frames."""
         limit = max(1, round(len(self.frames) * partial))
         return [(begin, min(end, limit)) for begin, end in self.clips if begin < limit]
@@ -159,24 +159,8 @@ class Dataset_Dance(Dataset):
     def windows(self, partial: float) -> Tensor:
         """The template's order: indices (n, train_vi_len) of non-overlapping windows, none across a cut."""
         T = self.train_vi_len
-        starts = [start for begin, end in self._clips(partial) for start in range(begin, end - T + 1, T)]
+        starts = [start for begin, end in self.clips_within(partial) for start in range(begin, end - T + 1, T)]
         return torch.tensor(starts, dtype=torch.long).reshape(-1, 1) + torch.arange(T)
-
-    def shuffled_windows(self, partial: float, seed: int, epoch: int, random_start: bool = False) -> Tensor:
-        """As many windows (n, train_vi_len) as `windows` gives, starting anywhere in a clip, drawn by (seed, epoch).
-
-        random_start: the first frame of each window is drawn from anywhere in its clip instead, so that copying the
-        last frame is no shortcut and drift is part of training.
-        """
-        T, rng = self.train_vi_len, np.random.default_rng(derive_seed(seed, epoch))
-        clips = [(begin, end) for begin, end in self._clips(partial) if end - begin >= T]
-        starts = np.concatenate([np.arange(begin, end - T + 1) for begin, end in clips])
-        bounds = np.concatenate([np.tile((begin, end), (end - begin - T + 1, 1)) for begin, end in clips])
-        chosen = rng.permutation(len(starts))[: len(self.windows(partial))]
-        windows = starts[chosen, None] + np.arange(T)
-        if random_start:
-            windows[:, 0] = rng.integers(bounds[chosen, 0], bounds[chosen, 1])
-        return torch.from_numpy(windows)
 
     def _cut_validation(self, val_vi_len: int) -> list[Sequence]:
         """Non-overlapping sequences of val_vi_len frames from every clip; a shorter clip is one sequence."""

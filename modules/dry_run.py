@@ -23,7 +23,7 @@ def schedule_table(args: argparse.Namespace, frames: int = COURSE_FRAMES) -> lis
     for epoch in range(args.num_epoch):
         fast = args.fast_train and epoch < args.fast_train_epoch
         share = args.partial * (args.fast_partial if fast else 1)
-        steps.append(max(1, int(frames * share) // args.train_vi_len // args.batch_size))
+        steps.append(args.epoch_steps or max(1, int(frames * share) // args.train_vi_len // args.batch_size))
     rows = []
     for epoch in range(args.num_epoch):
         beta.current, last = epoch, sum(steps[: epoch + 1]) - 1

@@ -15,15 +15,12 @@ def reparameterise(mu: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor:
     return mu if noise is None else mu + noise * torch.exp(0.5 * logvar)
 
 
-def gaussian_kl(mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None) -> Tensor:
-    """KL(N(mu, exp logvar) || N(prior_mu, exp prior_logvar)) per latent, in nats, in float32.
+def gaussian_kl(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp logvar) || N(prior_mu, exp prior_logvar)) per latent, in nats, in float32; all of one shape.
 
-    All of one shape; a prior of None stands for N(0, I). Kingma & Welling 2014, appendix B.
+    With a prior of zeros, N(0, I), it is the formula of Kingma & Welling 2014, appendix B.
     """
-    mu, logvar = mu.float(), logvar.float()
-    if prior_mu is None:
-        return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
-    prior_mu, prior_logvar = prior_mu.float(), prior_logvar.float()
+    mu, logvar, prior_mu, prior_logvar = (x.float() for x in (mu, logvar, prior_mu, prior_logvar))
     distance = (mu - prior_mu).square() * torch.exp(-prior_logvar)
     return 0.5 * (distance + torch.exp(logvar - prior_logvar) - 1 - logvar + prior_logvar)
 

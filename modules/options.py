@@ -7,6 +7,7 @@ import argparse
 import os
 
 from modules.schedules import KL_TYPES, kl_type
+from modules.vae import ARCHITECTURES, PRIORS
 
 TEMPLATE = {
     "arch": "template", "batch_size": 2, "lr": 1e-3, "optim": "Adam", "num_epoch": 70, "train_vi_len": 16,
@@ -19,12 +20,14 @@ PRESETS = {
     # the protocol of the report that this project starts from, so that its study can be repeated
     "report": TEMPLATE | {
         "batch_size": 4, "lr": 1e-4, "num_epoch": 61, "fast_train": True, "fast_train_epoch": 10, "fast_partial": 0.4,
-        "train_latent": "prior", "tf_decides": "target", "kl_horizon": 16.0,
+        "posterior_share": 0.0, "tf_decides": "target", "kl_horizon": 16.0,
     },
-    # the highest score: the tested recursion is what is trained, at a smoothly falling rate
-    "best": TEMPLATE | {
-        "tfr": 0.0, "kl_anneal_type": "Constant", "windows": "anywhere", "lr_schedule": "cosine", "lr": 1e-4,
-        "lr_min": 1e-6,
+    # the highest score: docs/experiments.md says what each of these is for
+    "best": {
+        "arch": "multiscale", "F_dim": 96, "L_dim": 160, "N_dim": 12, "D_out_dim": 160, "loss": "calibrated",
+        "kl_anneal_type": "Constant", "posterior_share": 0.25, "optim": "Muon", "lr": 5e-3, "lr_schedule": "cosine",
+        "warmup_steps": 50, "weight_decay": 0.01, "ema": 0.05, "batch_size": 16, "train_vi_len": 3, "tfr": 0.0,
+        "windows": "anywhere", "random_start": True, "persist": 0.9, "shift_down": 2, "shift_right": 12,
     },
 }  # fmt: skip
 
@@ -56,7 +59,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the course template's flags")
     group.add_argument("--batch_size", type=positive, default=2, help="clips per optimizer step")
     group.add_argument("--lr", type=positive_float, default=1e-3, help="learning rate at its highest")
-    group.add_argument("--optim", default="Adam", **one_of("Adam", "AdamW"), help="optimizer")
+    group.add_argument("--optim", default="Adam", **one_of("Adam", "AdamW", "Muon"), help="optimizer")
     group.add_argument("--gpu", type=positive, default=1, help="number of GPUs")
     group.add_argument("--test", action="store_true", help="only validate the checkpoint")
     group.add_argument("--store_visualization", action="store_true",
@@ -83,14 +86,17 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("training")
     group.add_argument("--preset", default="best", **one_of(*PRESETS), help="a named set of flags; given flags win")
-    group.add_argument("--arch", default="template", **one_of("template"), help="architecture of the five boxes")
+    group.add_argument("--arch", default="template", **one_of(*ARCHITECTURES), help="architecture of the five boxes")
     group.add_argument("--loss", default="mse", **one_of("mse", "calibrated"),
                        help="mse + beta KL (the course), or the calibrated decoder's D/2 log(mse) + beta KL")
     group.add_argument("--kl_beta", type=natural_float, default=1.0, help="the highest beta of every schedule")
     group.add_argument("--kl_horizon", type=positive_float, default=1.0,
                        help="length of the beta schedule, in --num_epoch")
-    group.add_argument("--train_latent", default="posterior", **one_of("posterior", "prior"),
-                       help="the distribution that z is drawn from in training")
+    group.add_argument("--prior", default="standard", **one_of(*PRIORS),
+                       help="p(z): N(0, I), or learned from the last frame and the pose")
+    group.add_argument("--posterior_share", type=unit_float, default=1.0,
+                       help="share of a batch whose z is drawn from the posterior; the others take the prior's mean. "
+                            "0: all draw from the prior, the posterior only has its KL (the report)")
     group.add_argument("--tf_decides", default="feed", **one_of("feed", "target"),
                        help="teacher forcing decides what is fed; or, as in the report, what the target is: the true "
                             "frame, or without it the previously generated one")
@@ -100,13 +106,19 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                        help="training clips start anywhere, shuffled; or one after the other as in the template")
     group.add_argument("--random_start", action="store_true",
                        help="draw each clip's first frame from anywhere in its sequence (with --windows anywhere)")
+    group.add_argument("--persist", type=unit_float, default=0.0,
+                       help="chance that a clip goes on from its own last generated frame in the next step")
+    group.add_argument("--shift_down", type=natural, default=0, help="move clips up or down by up to so many pixels")
+    group.add_argument("--shift_right", type=natural, default=0, help="the same to the left or right")
     group.add_argument("--lr_schedule", default="cosine", **one_of("cosine", "multistep", "constant"),
                        help="multistep: x 0.1 from epoch 2 and again from epoch 5")
     group.add_argument("--lr_min", type=natural_float, default=1e-6, help="last learning rate of cosine")
     group.add_argument("--warmup_steps", type=natural, default=0, help="steps of linear rise to --lr")
     group.add_argument("--weight_decay", type=natural_float, default=0.0, help="of the optimizer")
-    group.add_argument("--ema", type=unit_float, default=0.0, help="decay per step of the averaged weights; 0: none")
+    group.add_argument("--ema", type=unit_float, default=0.0,
+                       help="predict with weights averaged over the last such share of the run; 0: do not average")
     group.add_argument("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
+    group.add_argument("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
     group.add_argument("--val_every", type=positive, default=1, help="epochs between two validations")
     group.add_argument("--tensorboard", action="store_true",
                        help="also write scalars, strips and curves for TensorBoard to --save_root/tensorboard")

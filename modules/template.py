@@ -72,12 +72,14 @@ class Decoder_Fusion(nn.Sequential):
             nn.Conv2d(D_out_dim // 2, D_out_dim, 1),
         )
 
-    def forward(self, last_features: Tensor, pose_features: Tensor, z: Tensor, first_features: None = None) -> Tensor:
+    def forward(
+        self, last_features: Tensor, pose_features: Tensor, z: Tensor, first_features: Tensor | None = None
+    ) -> Tensor:
         return super().forward(torch.cat([last_features, pose_features, z], dim=1))
 
 
 class Generator(nn.Sequential):
-    """fused features (B, D, H, W) -> next frame (B, 3, H, W), unbounded as in the template."""
+    """fused features (B, D, H, W) -> next frame (B, 3, H, W), unbounded. The other frames are not used."""
 
     def __init__(self, D_out_dim: int):
         D = D_out_dim
@@ -91,3 +93,6 @@ class Generator(nn.Sequential):
             DepthConvBlock(D // 8, D // 8),
             nn.Conv2d(D // 8, 3, 1),
         )
+
+    def forward(self, fused: Tensor, last_frame: Tensor | None = None, first_frame: Tensor | None = None) -> Tensor:
+        return super().forward(fused)

@@ -2,19 +2,23 @@
 
     log p(x|c) >= E_{q(z|x,c)} log p(x|z,c) - KL(q(z|x,c) || p(z|c))
 
-c = the pose P_t and the last frame. Training, validation and testing all call `rollout`. Objectives are below it.
+c = the pose P_t, the last frame, and x_1 where the architecture uses it. Training, validation and testing all call
+`rollout`. The two objectives are below it.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from modules import template
+from modules import multiscale, template
 from modules.layers import gaussian_kl, reparameterise
 from modules.pixels import to_float
 
+ARCHITECTURES = ("template", "multiscale")
+PRIORS = ("standard", "learned")
+MSE_FLOOR = 1e-6  # 60 dB
 POSE_CHUNK = 64  # frames whose pose features are computed in one batch, outside the recursion
 
 
@@ -22,43 +26,61 @@ class Rollout(NamedTuple):
     """What a rollout over T pictures gives for frames 2 … T."""
 
     frames: Tensor  # (B, T-1, 3, H, W) float32, as the Generator gives them
-    kl: Tensor | None  # (B, T-1, *latent) nats per latent, float32; None without the true frames
+    kl: Tensor | None  # (n, T-1, *latent) nats per latent of the first n clips, float32; None without the true frames
 
 
 class VAE_Model(nn.Module):
     """The conditional VAE of the course: x_t from the last frame, the pose P_t and a latent z.
 
-    arch: "template". F_dim, L_dim, N_dim, D_out_dim: channels of frame features, pose features, latent and fusion.
+    arch: "template" (the course's) or "multiscale". F_dim, L_dim, N_dim, D_out_dim: channels of frame features, pose
+    features, latent and fused features. prior: "standard", N(0, I), or "learned", p(z | last frame, pose) as in
+    Denton & Fergus 2018.
     """
 
     def __init__(
-        self, arch: str = "template", F_dim: int = 128, L_dim: int = 32, N_dim: int = 12, D_out_dim: int = 192
+        self,
+        arch: str = "template",
+        F_dim: int = 128,
+        L_dim: int = 32,
+        N_dim: int = 12,
+        D_out_dim: int = 192,
+        prior: str = "standard",
     ):
         super().__init__()
-        self.config = {"arch": arch, "F_dim": F_dim, "L_dim": L_dim, "N_dim": N_dim, "D_out_dim": D_out_dim}
-        self.frame_transformation = template.RGB_Encoder(F_dim)
-        self.label_transformation = template.Label_Encoder(L_dim)
-        self.Gaussian_Predictor = template.Gaussian_Predictor(F_dim, L_dim, N_dim)
-        self.Decoder_Fusion = template.Decoder_Fusion(F_dim, L_dim, N_dim, D_out_dim)
-        self.Generator = template.Generator(D_out_dim)
+        if arch not in ARCHITECTURES or prior not in PRIORS:
+            raise ValueError(f"arch {arch!r} and prior {prior!r}: expected one of {ARCHITECTURES} and of {PRIORS}")
+        self.config = {
+            "arch": arch, "F_dim": F_dim, "L_dim": L_dim, "N_dim": N_dim, "D_out_dim": D_out_dim, "prior": prior
+        }  # fmt: skip
+        if arch == "template":
+            self.frame_transformation = template.RGB_Encoder(F_dim)
+            self.label_transformation = template.Label_Encoder(L_dim)
+            self.Gaussian_Predictor = template.Gaussian_Predictor(F_dim, L_dim, N_dim)
+            self.Decoder_Fusion = template.Decoder_Fusion(F_dim, L_dim, N_dim, D_out_dim)
+            self.Generator = template.Generator(D_out_dim)
+            self.prior = template.Gaussian_Predictor(F_dim, L_dim, N_dim) if prior == "learned" else None
+        else:
+            self.frame_transformation = multiscale.RGB_Encoder(F_dim)
+            self.label_transformation = multiscale.Label_Encoder(L_dim, D_out_dim)
+            self.Gaussian_Predictor = multiscale.Gaussian_Predictor(F_dim, D_out_dim, N_dim)
+            self.Decoder_Fusion = multiscale.Decoder_Fusion(F_dim, N_dim, D_out_dim)
+            self.Generator = multiscale.Generator(D_out_dim)
+            self.prior = multiscale.Gaussian_Predictor(F_dim, D_out_dim, N_dim) if prior == "learned" else None
+        self.latent_scale = 1 if arch == "template" else multiscale.SCALE
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape of z for one frame of height x width pixels."""
-        return self.config["N_dim"], height, width
-
-    def step(self, last_frame: Tensor, pose_features: Tensor, z: Tensor, first_features: Tensor | None) -> Tensor:
-        """p(x_t | z, x_{t-1}, P_t): one next frame (B, 3, H, W), float32."""
-        last_features = self.frame_transformation(last_frame)
-        return self.Generator(self.Decoder_Fusion(last_features, pose_features, z, first_features)).float()
+        return self.config["N_dim"], height // self.latent_scale, width // self.latent_scale
 
     def rollout(
         self,
         first: Tensor,
         poses: Tensor,
         *,
+        start: Tensor | None = None,
         truth: Tensor | None = None,
         noise: Tensor | None = None,
-        latent: str = "prior",
+        posterior_clips: int = 0,
         feed_truth: Tensor | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Rollout:
@@ -66,51 +88,67 @@ class VAE_Model(nn.Module):
 
         first: (B, 3, H, W), the given frame x_1. poses: (B, T, 3, H, W); poses[:, t] belongs to frame t, poses[:, 0]
         (of x_1) is not used. Pictures are uint8 or float [0, 1].
+        start: (B, 3, H, W), the last frame of the first step; x_1 by default.
         truth: (B, T, 3, H, W), the true frames, for the posterior and its KL (training only).
-        noise: (B, T-1, *latent_shape) from N(0, I); None takes the mean of the latent's distribution.
-        latent: draw z from the "prior" or the "posterior" (needs truth).
+        noise: (B, T-1, *latent_shape) from N(0, I); None takes the means of the latent's distributions.
+        posterior_clips: so many leading clips draw z from the posterior (needs truth), the others from the prior; the
+        KL is given for these clips, or for all if it is 0.
         feed_truth: (B, T-1) bool, teacher forcing: after predicting frame t, feed the true frame t instead.
         progress: called now and then with the number of frames generated since the last call.
         """
-        if truth is None and (latent == "posterior" or feed_truth is not None):
-            raise ValueError("latent='posterior' and feed_truth need the true frames")
-        last_frame = to_float(first)
-        first_features = None
+        if truth is None and (posterior_clips or feed_truth is not None):
+            raise ValueError("posterior_clips and feed_truth need the true frames")
+        first = to_float(first)
+        last_frame = first if start is None else to_float(start)
+        first_features = self.frame_transformation(first)
+        zeros = first.new_zeros(len(first), *self.latent_shape(*first.shape[-2:]))  # N(0, I), the standard prior
+        n = posterior_clips or len(first)
         frames, kl = [], []
-        for start in range(1, poses.shape[1], POSE_CHUNK):
-            part = slice(start, start + POSE_CHUNK)
-            chunk = to_float(poses[:, part])
-            pose_features = over_time(self.label_transformation, chunk)
-            chunk_noise = noise[:, start - 1 : start - 1 + POSE_CHUNK] if noise is not None else None
-            z = self._prior(chunk, chunk_noise)
+        # from here on time comes first: (T, B, …)
+        poses, noise, truth = (x if x is None else x.transpose(0, 1) for x in (poses, noise, truth))
+        for begin in range(1, len(poses), POSE_CHUNK):
+            pose_features = over_time(self.label_transformation, to_float(poses[begin : begin + POSE_CHUNK]))
             if truth is not None:
-                frame_features = over_time(self.frame_transformation, to_float(truth[:, part]))
-                inputs = [frame_features, pose_features] + ([chunk_noise] if chunk_noise is not None else [])
-                posterior_z, mu, logvar = over_time(self.Gaussian_Predictor, *inputs)
-                z = posterior_z if latent == "posterior" else z
-                kl.append(gaussian_kl(mu, logvar, None, None))
-            for i in range(chunk.shape[1]):
-                frame = self.step(last_frame, pose_features[:, i], z[:, i], first_features)
-                frames.append(frame)
-                last_frame = frame
+                true_features = over_time(self.frame_transformation, to_float(truth[begin : begin + POSE_CHUNK, :n]))
+                their_poses = map_tensors(lambda x: x[:, :n], pose_features)
+                posterior = over_time(self.Gaussian_Predictor, true_features, their_poses)[1:]  # mu, logvar
+            count = min(POSE_CHUNK, len(poses) - begin)
+            for i in range(count):
+                pose, t = at(pose_features, i), begin + i
+                last_features = self.frame_transformation(last_frame)
+                prior_mu, prior_logvar = self.prior(last_features, pose)[1:] if self.prior else (zeros, zeros)
+                noise_t = None if noise is None else noise[t - 1]
+                z = reparameterise(prior_mu, prior_logvar, noise_t)
+                if truth is not None:
+                    mu, logvar = at(posterior, i)
+                    kl.append(gaussian_kl(mu, logvar, prior_mu[:n], prior_logvar[:n]))
+                    if posterior_clips:
+                        z = torch.cat([reparameterise(mu, logvar, None if noise is None else noise_t[:n]), z[n:]])
+                fused = self.Decoder_Fusion(last_features, pose, z, first_features)
+                last_frame = self.Generator(fused, last_frame, first).float()
+                frames.append(last_frame)
                 if feed_truth is not None:
-                    fed = feed_truth[:, start - 1 + i, None, None, None]
-                    last_frame = torch.where(fed, to_float(truth[:, start + i]), frame)
+                    last_frame = torch.where(feed_truth[:, t - 1, None, None, None], to_float(truth[t]), last_frame)
             if progress:
-                progress(chunk.shape[1])
-        return Rollout(torch.stack(frames, dim=1), torch.cat(kl, dim=1) if kl else None)
-
-    def _prior(self, chunk: Tensor, noise: Tensor | None) -> Tensor:
-        """z of the standard prior N(0, I) for a chunk of poses (B, T, 3, H, W)."""
-        mu = chunk.new_zeros(*chunk.shape[:2], *self.latent_shape(*chunk.shape[-2:]))
-        return reparameterise(mu, mu, noise)
+                progress(count)
+        return Rollout(torch.stack(frames, dim=1), torch.stack(kl, dim=1) if kl else None)
 
 
-def over_time(box: Callable, *inputs: Tensor):
-    """Apply a box to every frame of every clip in one batch: inputs and outputs are (B, T, …)."""
-    B, T = inputs[0].shape[:2]
-    out = box(*(x.flatten(0, 1) for x in inputs))
-    return tuple(x.unflatten(0, (B, T)) for x in out) if isinstance(out, tuple) else out.unflatten(0, (B, T))
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply a function to a tensor, or to every tensor of a list or tuple."""
+    return function(value) if isinstance(value, Tensor) else type(value)(map_tensors(function, v) for v in value)
+
+
+def at(features: Any, t: int) -> Any:
+    """Features of one time step."""
+    return map_tensors(lambda x: x[t], features)
+
+
+def over_time(box: Callable, *inputs: Any) -> Any:
+    """Apply a box to every frame of every clip in one batch: inputs and outputs are (T, B, …), or lists of such."""
+    example = inputs[0] if isinstance(inputs[0], Tensor) else inputs[0][0]
+    out = box(*(map_tensors(lambda x: x.flatten(0, 1), value) for value in inputs))
+    return map_tensors(lambda x: x.unflatten(0, example.shape[:2]), out)
 
 
 def frame_loss(objective: str, mse: Tensor, kl: Tensor, beta: float, values: int) -> Tensor:
@@ -119,8 +157,8 @@ def frame_loss(objective: str, mse: Tensor, kl: Tensor, beta: float, values: int
     "mse": the course's mse + beta * kl, the mean over a frame's values and the sum over its latents.
     "calibrated": values/2 * log(mse) + beta * kl, a Gaussian decoder with its best variance (Rybkin, Daniilidis and
     Levine 2021), given in units of values/2 so that the gradient's size does not depend on the frame size.
-    values: D = 3 * H * W.
+    values: D = 3 * H * W. MSE_FLOOR bounds the gradient of frames that are almost perfect.
     """
     if objective == "mse":
         return mse + beta * kl
-    return torch.log(mse + 1e-8) + beta * kl * (2 / values)
+    return torch.log(mse + MSE_FLOOR) + beta * kl * (2 / values)

@@ -45,33 +45,6 @@ def test_template_windows_do_not_overlap_or_cross_the_cut(root):
     assert windows.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [10, 11, 12, 13], [14, 15, 16, 17]]
 
 
-def test_shuffled_windows_start_anywhere_and_never_cross_the_cut(root):
-    data, starts = load(root), set()
-    for epoch in range(40):
-        windows = data.shuffled_windows(1.0, 0, epoch)
-        assert windows.shape == (4, 4)
-        numbers = data.frames[windows][:, :, 0, 0, 0].long()
-        assert (numbers.diff(dim=1) == 1).all()
-        starts |= set(windows[:, 0].tolist())
-    assert starts == {*range(7), *range(10, 15)}
-
-
-def test_random_starts_stay_within_their_clip(root):
-    data = load(root)
-    windows = torch.cat([data.shuffled_windows(1.0, 0, epoch, random_start=True) for epoch in range(60)])
-    assert ((windows[:, 0] < 10) == (windows[:, 1] < 10)).all()
-    assert set(windows[:, 0].tolist()) == set(range(18))
-    assert (windows[:, 1:].diff(dim=1) == 1).all()
-
-
-def test_windows_are_a_function_of_seed_and_epoch(root):
-    data = load(root)
-    assert torch.equal(data.shuffled_windows(1.0, 1, 2), data.shuffled_windows(1.0, 1, 2))
-    different = [data.shuffled_windows(1.0, s, e) for s, e in ((1, 2), (1, 3), (2, 2))]
-    assert not torch.equal(different[0], different[1])
-    assert not torch.equal(different[0], different[2])
-
-
 def test_partial_takes_the_leading_share(root):
     assert load(root, partial=0.5).windows(0.5).max() <= 8
     assert len(load(root, partial=0.5)) == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.metrics import first_frame_psnr, frame_mse, psnr, psnr_2023, psnr_kaggle
-from modules.vae import frame_loss
+from modules.vae import MSE_FLOOR, frame_loss
 
 
 def flat(*values):
@@ -57,5 +57,5 @@ def test_first_frame_baseline_by_hand():
 def test_losses_by_hand():
     mse, kl = frame_mse(flat(0.5), flat(0.6)), torch.tensor([3.0])
     assert frame_loss("mse", mse, kl, 0.5, 24).item() == pytest.approx(0.01 + 1.5)
-    expected = (12 * math.log(0.01) + 0.5 * 3) / 12  # (D/2 log mse + beta KL) in units of D/2
+    expected = (12 * math.log(0.01 + MSE_FLOOR) + 0.5 * 3) / 12  # (D/2 log mse + beta KL) in units of D/2
     assert frame_loss("calibrated", mse, kl, 0.5, 24).item() == pytest.approx(expected, abs=1e-5)

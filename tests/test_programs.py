@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, check_error, run
+from conftest import ROOT, SMALL, check_error, run, run_inside
 from PIL import Image
 
 from dataloader import Dataset_Dance
 from modules.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.evaluate import predict
 from modules.metrics import psnr
+from modules.optimizers import build_optimizers
 from modules.options import parse_trainer
 from modules.vae import Rollout, VAE_Model
+from modules.windows import template_plan
 from Trainer import Trainer
 
 FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",
@@ -60,8 +62,8 @@ def test_best_holds_weights_and_configuration_only(trained):
 
 def test_same_seed_same_numbers_other_seed_others(dance, trained, tmp_path):
     flags = ["--DR", dance, *SMALL, "--preset", "template", "--num_epoch", 2, "--device", "cpu"]
-    assert run("Trainer.py", "--save_root", tmp_path / "same", *flags).returncode == 0
-    assert run("Trainer.py", "--save_root", tmp_path / "other", *flags, "--seed", 1).returncode == 0
+    assert run_inside("Trainer.py", "--save_root", tmp_path / "same", *flags).returncode == 0
+    assert run_inside("Trainer.py", "--save_root", tmp_path / "other", *flags, "--seed", 1).returncode == 0
     exact = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")
     first, same, other = ([[row[k] for k in exact] for row in rows(f)] for f in (trained[0], tmp_path / "same",
                                                                                 tmp_path / "other"))  # fmt: skip
@@ -71,12 +73,28 @@ def test_same_seed_same_numbers_other_seed_others(dance, trained, tmp_path):
 
 def test_going_on_from_a_checkpoint_equals_the_unbroken_run(dance, trained, tmp_path):
     flags = ["--DR", dance, *SMALL, "--preset", "template", "--num_epoch", 2, "--device", "cpu"]
-    result = run("Trainer.py", *flags, "--save_root", tmp_path / "on", "--ckpt", trained[0] / "epoch=0.ckpt")
+    result = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "on", "--ckpt", trained[0] / "epoch=0.ckpt")
     assert result.returncode == 0, result.stderr
     whole, rest = (load_checkpoint(folder / "last.ckpt") for folder in (trained[0], tmp_path / "on"))
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(tensor, rest["state_dict"][name]), name
     assert [row["loss"] for row in rows(tmp_path / "on")] == [row["loss"] for row in rows(trained[0])]
+
+
+def test_the_same_command_again_goes_on_and_overwrite_keeps_the_old_run(dance, trained, tmp_path):
+    flags = ["--DR", dance, *SMALL, "--preset", "template", "--device", "cpu", "--save_root", tmp_path / "run"]
+    flags += ["--lr_schedule", "constant"]  # of the flags, only num_epoch changes below
+    assert run_inside("Trainer.py", *flags, "--num_epoch", 1).returncode == 0
+    again = run_inside("Trainer.py", *flags, "--num_epoch", 1)
+    assert again.returncode == 0 and "all 1 epochs are done" in again.stdout
+    check_error(run_inside("Trainer.py", *flags, "--num_epoch", 2, "--seed", 5), "--seed 5", "started with 0")
+    more = run_inside("Trainer.py", *flags, "--num_epoch", 2)
+    assert "last.ckpt at epoch 1." in more.stdout
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == ["0", "1"]
+    anew = run_inside("Trainer.py", *flags, "--num_epoch", 1, "--overwrite")
+    assert anew.returncode == 0, anew.stderr
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == ["0"]
+    assert [row["epoch"] for row in rows(tmp_path / "run.old1")] == ["0", "1"]
 
 
 def test_tester_writes_every_file(tested, dance):
@@ -131,11 +149,12 @@ def test_validation_equals_test_for_the_same_frames(dance, trained, tmp_path):
     first = sorted((dance / "val/val_img").iterdir())[0]
     shutil.copy(first, tmp_path / "test/test_img/0")
     checkpoint = trained[0] / "best.ckpt"
-    result = run("Tester.py", "--DR", tmp_path, "--save_root", tmp_path / "out", "--ckpt_path", checkpoint)
+    result = run_inside("Tester.py", "--DR", tmp_path, "--save_root", tmp_path / "out", "--ckpt_path", checkpoint)
     assert result.returncode == 0, result.stderr
     score = json.loads((tmp_path / "out/metrics.json").read_text())["avg_psnr"]
     assert score == pytest.approx(load_checkpoint(checkpoint)["val_psnr"], abs=1e-6)
-    only = run("Trainer.py", "--DR", dance, "--save_root", tmp_path / "only", "--test", "--ckpt_path", checkpoint)
+    flags = ["--DR", dance, "--save_root", tmp_path / "only", "--ckpt_path", checkpoint]
+    only = run_inside("Trainer.py", *flags, "--test")
     assert f"validation PSNR {score:.3f} dB" in only.stdout
 
 
@@ -154,7 +173,7 @@ def test_sequences_of_any_length_in_one_batch(dance, trained):
 
 
 def test_samples_are_named_mean_and_best(dance, trained, tmp_path):
-    result = run("Tester.py", "--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt",
+    result = run_inside("Tester.py", "--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt",
                  "--num_samples", 2)  # fmt: skip
     assert result.returncode == 0, result.stderr
     sequence = json.loads((tmp_path / "metrics.json").read_text())["sequences"][0]
@@ -174,10 +193,10 @@ def template_file(tmp_path_factory):
 
 def test_template_checkpoint_runs_in_both_programs(dance, template_file, tmp_path):
     size = ["--frame_H", 16, "--frame_W", 32]
-    result = run("Tester.py", "--DR", dance, "--save_root", tmp_path / "t", "--ckpt_path", template_file, *size)
+    result = run_inside("Tester.py", "--DR", dance, "--save_root", tmp_path / "t", "--ckpt_path", template_file, *size)
     assert result.returncode == 0, result.stderr
     assert "Your Result" in result.stdout
-    result = run("Trainer.py", "--DR", dance, "--save_root", tmp_path / "r", "--ckpt_path", template_file, *size,
+    result = run_inside("Trainer.py", "--DR", dance, "--save_root", tmp_path / "r", "--ckpt_path", template_file, *size,
                  "--preset", "template", "--num_epoch", 2, "--train_vi_len", 3, "--partial", 0.2)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "at epoch 1: it holds weights only" in result.stdout
@@ -206,7 +225,7 @@ def test_truth_is_read_in_every_form(dance, trained, tested, tmp_path):
     shutil.copytree(dance, bare)
     shutil.rmtree(bare / "test/test_gt")
     flags = ["--save_root", tmp_path / "out", "--ckpt_path", trained[0] / "best.ckpt", "--precision", "fp32"]
-    result = run("Tester.py", "--DR", bare, *flags)
+    result = run_inside("Tester.py", "--DR", bare, *flags)
     assert "No true frames for sequence 0, 1: predicted, not scored" in result.stdout
     assert "Your Result" not in result.stdout
 
@@ -215,12 +234,12 @@ def test_truth_is_read_in_every_form(dance, trained, tested, tmp_path):
     for extra in (["--gt", tmp_path / "gt.csv"], ["--gt", dance / "test/test_gt"], []):
         if not extra:  # the last form is found beside the data set
             write_2023(dance, tmp_path / "parent/Demo_Test")
-        assert run("Tester.py", "--DR", bare, *flags, *extra).returncode == 0
+        assert run_inside("Tester.py", "--DR", bare, *flags, *extra).returncode == 0
         score = json.loads((tmp_path / "out/metrics.json").read_text())["avg_psnr"]
         assert score == pytest.approx(expected, abs=1e-4), extra
 
     (tmp_path / "parent/Demo_Test/GT1.csv").write_text("0.5 0.5")
-    check_error(run("Tester.py", "--DR", bare, *flags), "GT1.csv", "10 x 3 x 16 x 32")
+    check_error(run_inside("Tester.py", "--DR", bare, *flags), "GT1.csv", "10 x 3 x 16 x 32")
 
 
 def test_report_rule_changes_target_with_the_coin():
@@ -245,18 +264,18 @@ def test_report_rule_changes_target_with_the_coin():
         def latent_shape(self, height, width):
             return (1,)
 
-        def rollout(self, first, poses, truth, noise, latent, feed_truth):
-            assert latent == "prior" and feed_truth is None, "z from the prior, always its own last frame"
+        def rollout(self, first, poses, start, truth, noise, posterior_clips, feed_truth):
+            assert posterior_clips == 0 and feed_truth is None, "z from the prior, always its own last frame"
             levels = self.level * torch.arange(1, poses.shape[1]).reshape(1, -1, 1, 1, 1)
             return Rollout(levels.expand(len(first), -1, 3, 8, 8), torch.ones(len(first), poses.shape[1] - 1, 1))
 
     trainer.model = Constant()
-    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.0)
-    window = torch.arange(4)[None]
-    on = trainer.step(window, 0, 0, beta=0.0, tfr=1.0, lr=0.0)
+    trainer.optimizers = build_optimizers("Adam", trainer.model, 0.0, 0.0)
+    plan = template_plan(torch.arange(4)[None], steps=1, batch=1)
+    on = trainer.step(plan, 0, 0, beta=0.0, tfr=1.0, lr=0.0)
     truth = np.mean([((frames[t] - 0.1 * t) ** 2).mean().item() for t in (1, 2, 3)])
     assert on[1].item() == pytest.approx(truth, rel=1e-5)
-    off = trainer.step(window, 0, 0, beta=0.0, tfr=0.0, lr=0.0)
+    off = trainer.step(plan, 0, 0, beta=0.0, tfr=0.0, lr=0.0)
     previous = np.mean([((frames[0] - 0.1) ** 2).mean().item(), 0.01, 0.01])
     assert off[1].item() == pytest.approx(previous, rel=1e-5)
 
@@ -274,7 +293,7 @@ def test_presets_are_flags_and_a_given_flag_wins():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_without_cuda_is_one_line(script, dance, trained, tmp_path):
     flags = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt", "--device", "cuda"]
-    check_error(run(script, *flags), "--device cuda", "--device cpu")
+    check_error(run_inside(script, *flags), "--device cuda", "--device cpu")
 
 
 def test_bad_data_ends_with_one_line(tmp_path):

@@ -70,7 +70,8 @@ def template_checkpoint():
 
 def test_sizes_of_a_template_checkpoint_are_read_from_its_weights(template_checkpoint):
     model, size = model_from_checkpoint(template_checkpoint, "x.ckpt")
-    assert model.config == {"arch": "template", "F_dim": 32, "L_dim": 8, "N_dim": 8, "D_out_dim": 32}
+    sizes = {"arch": "template", "F_dim": 32, "L_dim": 8, "N_dim": 8, "D_out_dim": 32, "prior": "standard"}
+    assert model.config == sizes
     assert size == (32, 64)
 
 

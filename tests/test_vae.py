@@ -7,13 +7,19 @@ from torch.distributions import Normal, kl_divergence
 from modules.layers import gaussian_kl, reparameterise, split_gaussian
 from modules.vae import POSE_CHUNK, VAE_Model
 
-SMALL = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
+MODELS = [("template", "standard"), ("template", "learned"), ("multiscale", "standard"), ("multiscale", "learned")]
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=MODELS, ids=" ".join)
+def model(request):
+    """A small model of each architecture and prior, every weight drawn at random (some start at zero)."""
     torch.manual_seed(0)
-    return VAE_Model(**SMALL).eval()
+    arch, prior = request.param
+    model = VAE_Model(arch, F_dim=16, L_dim=8, N_dim=4, D_out_dim=16, prior=prior).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
 
 
 def clip(B=2, T=5, seed=0):
@@ -25,20 +31,18 @@ def test_kl_agrees_with_torch_distributions():
     mu, logvar, prior_mu, prior_logvar = torch.randn(4, 2, 3, 4, 5).unbind()
     posterior = Normal(mu, (logvar / 2).exp())
     standard = kl_divergence(posterior, Normal(0, 1))
-    torch.testing.assert_close(gaussian_kl(mu, logvar, None, None), standard, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gaussian_kl(mu, logvar, 0 * mu, 0 * mu), standard, rtol=1e-4, atol=1e-5)
     learned = kl_divergence(posterior, Normal(prior_mu, (prior_logvar / 2).exp()))
     torch.testing.assert_close(gaussian_kl(mu, logvar, prior_mu, prior_logvar), learned, rtol=1e-4, atol=1e-5)
 
 
 def test_kl_is_computed_in_float32():
-    assert gaussian_kl(torch.zeros(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.bfloat16), None, None).dtype == (
-        torch.float32
-    )
+    assert gaussian_kl(*torch.zeros(4, 1, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 def test_logvar_is_bounded():
     mu, logvar = split_gaussian(torch.tensor([[0.0], [1e9]]).reshape(1, 2, 1, 1))
-    assert torch.isfinite(gaussian_kl(mu, logvar, None, None)).all()
+    assert torch.isfinite(gaussian_kl(mu, logvar, 0 * mu, 0 * mu)).all()
 
 
 def test_reparameterisation_has_the_gaussians_moments_and_gradient():
@@ -71,7 +75,9 @@ def test_frame_t_is_made_from_pose_t(model):
 def test_rollout_feeds_its_own_last_frame(model):
     frames, poses = clip()
     whole = model.rollout(frames[:, 0], poses).frames
-    rest = model.rollout(whole[:, 1], poses[:, 2:]).frames
+    rest = model.rollout(frames[:, 0], poses[:, 1:], start=whole[:, 0]).frames
+    torch.testing.assert_close(whole[:, 1:], rest)
+    rest = model.rollout(frames[:, 0], poses[:, 2:], start=whole[:, 1]).frames
     torch.testing.assert_close(whole[:, 2:], rest)
 
 
@@ -84,7 +90,7 @@ def test_teacher_forcing_feeds_the_true_frame_where_it_says_so(model):
     free = model.rollout(frames[:, 0], poses).frames
     torch.testing.assert_close(forced[1], free[1])
     torch.testing.assert_close(forced[0, :2], free[0, :2])
-    expected = model.rollout(frames[:1, 2], poses[:1, 2:]).frames
+    expected = model.rollout(frames[:1, 0], poses[:1, 2:], start=frames[:1, 2]).frames
     torch.testing.assert_close(forced[:1, 2:], expected)
 
 
@@ -103,12 +109,35 @@ def test_posterior_sees_the_frame_it_predicts_and_the_prior_does_not(model):
     frames, poses = clip()
     changed = frames.clone()
     changed[:, 4] = 1 - changed[:, 4]
-    free, free_changed = (model.rollout(x[:, 0], poses, truth=x, latent="prior") for x in (frames, changed))
+    free, free_changed = (model.rollout(x[:, 0], poses, truth=x) for x in (frames, changed))
     assert torch.equal(free.frames, free_changed.frames), "z of the prior must not know the true frame"
     assert not torch.equal(free.kl[:, 3], free_changed.kl[:, 3])
-    told, told_changed = (model.rollout(x[:, 0], poses, truth=x, latent="posterior") for x in (frames, changed))
+    told, told_changed = (model.rollout(x[:, 0], poses, truth=x, posterior_clips=2) for x in (frames, changed))
     assert torch.equal(told.frames[:, :3], told_changed.frames[:, :3])
     assert not torch.equal(told.frames[:, 3], told_changed.frames[:, 3])
+
+
+@torch.no_grad()
+def test_only_the_leading_clips_see_the_posterior(model):
+    frames, poses = clip(B=3)
+    noise = torch.randn(3, 4, *model.latent_shape(8, 16))
+    noise[1:] = 0
+    mixed = model.rollout(frames[:, 0], poses, truth=frames, noise=noise, posterior_clips=1)
+    told = model.rollout(frames[:, 0], poses, truth=frames, noise=noise, posterior_clips=3)
+    mean = model.rollout(frames[:, 0], poses)
+    assert mixed.kl.shape == (1, 4, *model.latent_shape(8, 16))
+    torch.testing.assert_close(mixed.frames[0], told.frames[0])
+    torch.testing.assert_close(mixed.frames[1:], mean.frames[1:])
+    torch.testing.assert_close(mixed.kl[0], told.kl[0])
+
+
+@torch.no_grad()
+def test_start_is_the_last_frame_of_the_first_step_only(model):
+    frames, poses = clip()
+    started = model.rollout(frames[:, 0], poses, start=frames[:, 3]).frames
+    assert not torch.equal(started[:, 0], model.rollout(frames[:, 0], poses).frames[:, 0])
+    rest = model.rollout(frames[:, 0], poses[:, 1:], start=started[:, 0]).frames
+    torch.testing.assert_close(started[:, 1:], rest)
 
 
 @torch.no_grad()
@@ -121,7 +150,7 @@ def test_prediction_never_computes_the_posterior(model, monkeypatch):
 def test_posterior_without_truth_is_refused(model):
     frames, poses = clip()
     with pytest.raises(ValueError, match="true frames"):
-        model.rollout(frames[:, 0], poses, latent="posterior")
+        model.rollout(frames[:, 0], poses, posterior_clips=1)
 
 
 @torch.no_grad()

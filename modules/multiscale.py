@@ -1,0 +1,154 @@
+"""The same five boxes, made for speed and quality: features at 1, 1/2, 1/4 and 1/8 of the frame's resolution.
+
+The heavy work is done where the pictures are small, the pose enters at every resolution, z at the smallest. x_1 is a
+second reference beside the last frame: the background is in it. H and W are multiples of 8. A "pyramid" is a list of
+four feature maps, full resolution first. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_dim: the channels at
+1/8 of frame features, pose features, latent and fused features.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modules.layers import reparameterise, split_gaussian
+
+FRAME_SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # channels at each resolution, as a share of those at 1/8
+POSE_SHARES = (0.1, 0.3, 0.6, 1.0)
+SCALE = 8  # full resolution over the smallest
+
+
+def widths(channels: int, shares: tuple[float, ...]) -> list[int]:
+    """Channels at 1, 1/2, 1/4 and 1/8, rounded to multiples of 8."""
+    return [max(8, 8 * round(channels * share / 8)) for share in shares]
+
+
+class Block(nn.Module):
+    """x + conv(act(conv(act(x)))), both 3x3: (B, C, h, w) -> (B, C, h, w). Starts as the identity, needs no norm."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(act(self.conv1(act(x))))
+
+
+def act(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.1)
+
+
+class Pyramid(nn.Module):
+    """Picture (B, 3, H, W), values 0 … 1 -> pyramid of (B, widths[i], H / 2^i, W / 2^i)."""
+
+    def __init__(self, channels: list[int], blocks: tuple[int, ...], zero: float, scale: float):
+        super().__init__()
+        self.zero, self.scale = zero, scale  # what the convolutions see is scale * (picture - zero)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=1 if i == 0 else 2, padding=1)
+            for i, (before, after) in enumerate(zip([3, *channels], channels, strict=False))
+        )
+        self.blocks = nn.ModuleList(nn.Sequential(*map(Block, [c] * n)) for c, n in zip(channels, blocks, strict=True))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if x.shape[-2] % SCALE or x.shape[-1] % SCALE:
+            raise ValueError(f"frames of {x.shape[-2]}x{x.shape[-1]}: height and width must be multiples of {SCALE}")
+        pyramid, x = [], self.scale * (x - self.zero)
+        for i, (conv, blocks) in enumerate(zip(self.convs, self.blocks, strict=True)):
+            x = blocks(conv(act(x) if i else x))
+            pyramid.append(x)
+        return pyramid
+
+
+class RGB_Encoder(Pyramid):
+    """frame -> frame features; grey is zero."""
+
+    def __init__(self, F_dim: int):
+        super().__init__(widths(F_dim, FRAME_SHARES), (0, 0, 0, 0), zero=0.5, scale=4.0)
+
+
+class Label_Encoder(Pyramid):
+    """pose -> pose features, already of the fused features' channels; the white background is zero."""
+
+    def __init__(self, L_dim: int, D_out_dim: int):
+        channels = widths(L_dim, POSE_SHARES)
+        super().__init__(channels, (0, 1, 1, 1), zero=1.0, scale=-4.0)
+        self.maps = nn.ModuleList(
+            nn.Conv2d(i, o, 1) for i, o in zip(channels, widths(D_out_dim, POSE_SHARES), strict=True)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [project(features) for project, features in zip(self.maps, super().forward(x), strict=True)]
+
+
+class Gaussian_Predictor(nn.Module):
+    """q(z | frame to predict, pose), or p(z | last frame, pose), from the features at 1/8 -> z, mu, logvar.
+
+    Each (B, N, H/8, W/8) float32. It starts as N(0, I).
+    """
+
+    def __init__(self, F_dim: int, D_out_dim: int, N_dim: int):
+        super().__init__()
+        self.frame = nn.Conv2d(F_dim, F_dim, 1)
+        self.pose = nn.Conv2d(D_out_dim, F_dim, 1)
+        self.block = Block(F_dim)
+        self.out = nn.Conv2d(F_dim, 2 * N_dim, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, frame_features: list[Tensor], pose_features: list[Tensor], noise: Tensor | None = None):
+        """noise (B, N, H/8, W/8) from N(0, I), or None for z = mu."""
+        joint = self.frame(frame_features[-1]) + self.pose(pose_features[-1])
+        mu, logvar = split_gaussian(self.out(act(self.block(joint))))
+        return reparameterise(mu, logvar, noise), mu, logvar
+
+
+class Decoder_Fusion(nn.Module):
+    """Features of the last frame, of x_1, of the pose, and z -> fused pyramid: their linear maps, summed."""
+
+    def __init__(self, F_dim: int, N_dim: int, D_out_dim: int):
+        super().__init__()
+        pairs = list(zip(widths(F_dim, FRAME_SHARES), widths(D_out_dim, POSE_SHARES), strict=True))
+        self.last = nn.ModuleList(nn.Conv2d(i, o, 1, bias=False) for i, o in pairs)
+        self.first = nn.ModuleList(nn.Conv2d(i, o, 1, bias=False) for i, o in pairs)
+        self.latent = nn.Conv2d(N_dim, pairs[-1][1], 1, bias=False)
+
+    def forward(
+        self, last_features: list[Tensor], pose_features: list[Tensor], z: Tensor, first_features: list[Tensor]
+    ) -> list[Tensor]:
+        fused = [
+            pose + last_map(last) + first_map(first)
+            for pose, last_map, last, first_map, first in zip(
+                pose_features, self.last, last_features, self.first, first_features, strict=True
+            )
+        ]
+        fused[-1] = fused[-1] + self.latent(z)
+        return fused
+
+
+class Generator(nn.Module):
+    """Fused pyramid -> next frame (B, 3, H, W) in [0, 1]: a mixture, per pixel, of new colours, x_1 and the last frame.
+
+    Shares that sum to one keep every rollout within [0, 1], however long.
+    """
+
+    def __init__(self, D_out_dim: int):
+        super().__init__()
+        channels = widths(D_out_dim, POSE_SHARES)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*map(Block, [c] * n)) for c, n in zip(channels, (1, 2, 2, 2), strict=True)
+        )
+        self.up = nn.ModuleList(nn.Conv2d(low, high, 1) for high, low in zip(channels, channels[1:], strict=False))
+        self.out = nn.Conv2d(channels[0], 6, 3, padding=1)  # three colours, three shares
+
+    def forward(self, fused: list[Tensor], last_frame: Tensor, first_frame: Tensor) -> Tensor:
+        x = self.blocks[-1](fused[-1])  # (B, D, H/8, W/8)
+        for level in (2, 1, 0):
+            x = fused[level] + F.interpolate(self.up[level](x), scale_factor=2, mode="nearest")
+            x = self.blocks[level](x)
+        with torch.autocast(x.device.type, enabled=False):  # a rollout feeds this back: float32
+            out = self.out(act(x.float()))
+            new, shares = torch.sigmoid(out[:, :3]), out[:, 3:].softmax(dim=1)  # both (B, 3, H, W)
+            return shares[:, 0:1] * new + shares[:, 1:2] * first_frame + shares[:, 2:3] * last_frame

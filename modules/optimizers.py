@@ -1,0 +1,82 @@
+"""Optimizers: torch's Adam and AdamW, and Muon for the matrices of convolutions."""
+
+import torch
+from torch import Tensor, nn
+
+AUXILIARY_RATE = 0.4  # AdamW's learning rate for what Muon does not train, as a share of Muon's
+MATRIX_CHANNELS = 8  # convolutions with at least so many channels in and out are Muon's
+# Newton-Schulz quintic x (a + b x^2 + c x^4), which drives singular values towards one (Jordan et al. 2024)
+A, B, C, ITERATIONS = 3.4445, -4.7750, 2.0315, 5
+
+
+def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """The optimizers of --optim Adam, AdamW or Muon. A group's rate is `lr_scale` times the scheduled one."""
+    parameters = list(model.parameters())
+    if name != "Muon":
+        kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
+        return [kind([{"params": parameters, "lr_scale": 1.0}], lr=lr, weight_decay=weight_decay)]
+    matrices = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS]
+    known = set(map(id, matrices))
+    rest = [
+        {"params": [p for p in parameters if id(p) not in known and p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in known and p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    rest = [group | {"lr_scale": AUXILIARY_RATE} for group in rest]
+    return [Muon(matrices, lr, weight_decay), torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99))]
+
+
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+    """Give every group its share of the scheduled learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal, for convolution weights (out, in, k, k), seen as (out, in k k).
+
+    Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the update's size is matched to
+    AdamW's by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, "Muon is scalable for LLM training").
+    """
+
+    def __init__(self, parameters: list[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "lr_scale": 1.0})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            by_shape: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"]
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                by_shape.setdefault(tuple(p.shape), []).append((p, p.grad.lerp(momentum, group["momentum"])))
+            for (out, channels, kh, kw), pairs in by_shape.items():
+                # (out, kh kw in): the order of the columns does not matter, and channels_last weights lie like this
+                stacked = torch.stack([update.permute(0, 2, 3, 1).reshape(out, -1) for _, update in pairs])
+                size = 0.2 * max(stacked.shape[1:]) ** 0.5
+                for (p, _), update in zip(pairs, orthogonalise(stacked), strict=True):
+                    update = update.reshape(out, kh, kw, channels).permute(0, 3, 1, 2)
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * size)
+
+
+def orthogonalise(x: Tensor) -> Tensor:
+    """The nearest orthogonal matrices, nearly: (n, rows, columns) -> the same, singular values about 0.7 … 1.2.
+
+    The iteration X <- Q X, Q = aI + bG + cG^2, is run on the small Gram matrix G = X X^T alone: G <- Q G Q.
+    """
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    gram = x @ x.mT
+    norm_squared = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-20
+    gram, product = gram / norm_squared, None
+    for _ in range(ITERATIONS):
+        q = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
+        q.diagonal(dim1=1, dim2=2).add_(A)
+        product = q if product is None else q @ product
+        gram = q @ gram @ q
+    x = (product / norm_squared.sqrt()) @ x
+    return x.mT if tall else x

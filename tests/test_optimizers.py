@@ -1,0 +1,43 @@
+"""Muon: which weights it trains, and that its updates are orthogonal."""
+
+import torch
+from torch import nn
+
+from modules.optimizers import AUXILIARY_RATE, build_optimizers, orthogonalise, set_learning_rate
+
+
+def test_updates_are_nearly_orthogonal_and_keep_their_directions():
+    torch.manual_seed(0)
+    for rows, columns in ((12, 40), (40, 12)):
+        x = torch.randn(3, rows, columns)
+        y = orthogonalise(x)
+        u, _, v = torch.linalg.svd(x, full_matrices=False)
+        values = (u.mT @ y @ v.mT).diagonal(dim1=1, dim2=2)
+        assert values.min() > 0.6 and values.max() < 1.3
+        off = u.mT @ y @ v.mT - torch.diag_embed(values)
+        assert off.abs().max() < 0.01, "the singular vectors stay"
+
+
+def test_muon_trains_matrices_and_adamw_the_rest():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 6, 3))
+    muon, adamw = build_optimizers("Muon", model, 0.1, 0.01)
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model[1].weight)]
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 5
+    assert [group["weight_decay"] for group in adamw.param_groups] == [0.01, 0.0], "biases are not decayed"
+    set_learning_rate([muon, adamw], 0.5)
+    assert muon.param_groups[0]["lr"] == 0.5
+    assert adamw.param_groups[0]["lr"] == 0.5 * AUXILIARY_RATE
+
+
+def test_muon_step_has_its_size_and_a_memory():
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.zeros(16, 16, 3, 3))
+    muon = build_optimizers("Muon", nn.ParameterList([weight]), 0.01, 0.0)[0]
+    weight.grad = torch.randn_like(weight) * 1e-6
+    muon.step()
+    expected = 0.01 * 0.2 * 144**0.5 * (16**0.5 / weight.numel() ** 0.5)  # orthogonal rows: root mean square 1/12
+    assert 0.7 < weight.square().mean().sqrt() / expected < 1.2, "whatever the gradient's size"
+    before = weight.detach().clone()
+    weight.grad = torch.zeros_like(weight)
+    muon.step()
+    assert not torch.equal(weight, before), "momentum goes on without a gradient"
