@@ -71,7 +71,8 @@ def name_runs(figure, axis, runs: list[Run]) -> None:
     if len(runs) > 1:
         handles = [axis.plot([], [], label=run.name, **style)[0]
                    for run, style in zip(runs, styles(len(runs)), strict=True)]  # fmt: skip
-        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+        columns = 3 if max(len(run.name) for run in runs) <= 12 else 2
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def draw_losses(runs: list[Run], scale: str):
@@ -136,8 +137,9 @@ def draw_validation(runs: list[Run]):
         axis.plot(epochs, values, marker=markers(epochs), **style)
         if best := best_validation(run.history):
             axis.plot(*best, "o", color=style["color"], markersize=5)
-            axis.annotate(f"{best[1]:.2f}", best, xytext=(0, 4), textcoords="offset points", ha="center", fontsize=7,
-                          color=style["color"])  # fmt: skip
+            if len(runs) == 1:
+                axis.annotate(f"{best[1]:.2f}", best, xytext=(0, 4), textcoords="offset points", ha="center",
+                              fontsize=7, color=style["color"])  # fmt: skip
     axis.margins(x=0.08, y=0.15)
     axis.set(xlabel="epoch", ylabel="PSNR (dB)", title="Validation: mean PSNR of a full-length prediction")
     name_runs(figure, axis, runs)
