@@ -4,7 +4,6 @@ python Tester.py --DR LAB4_Dataset --save_root runs/best/test --ckpt_path runs/b
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -13,13 +12,17 @@ import torch
 from torch import Tensor
 
 from dataloader import Dataset_Dance, Sequence
+from modules.baselines import training_set, trivial_predictions
 from modules.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically
-from modules.evaluate import predict, score, warn_if_below_baseline
+from modules.evaluate import predict, score
 from modules.figures import draw_psnr_per_frame
-from modules.metrics import psnr_2023, psnr_kaggle
+from modules.metrics import psnr_kaggle
 from modules.options import parse_tester
+from modules.panels import write_panels
 from modules.pixels import to_uint8
+from modules.runs import write_json
 from modules.runtime import InputError, pick_device, pick_precision, run_program
+from modules.scores import DEFINITIONS, all_scores, score_table, warn_if_below_baselines
 from modules.truth import find_truth
 from modules.video import save_gif
 
@@ -64,6 +67,7 @@ def write_sequence(
     save_gif(folder / "pose.gif", sequence.poses)
     if top_gif:
         save_gif(root / f"pred_seq{sequence.name}.gif", frames)
+    write_panels(folder / "panel", frames, sequence.poses, truth)
     if truth is not None:
         save_gif(folder / "ground_truth.gif", truth)
         draw_psnr_per_frame({f"sequence {sequence.name}": scores.mean(dim=0).numpy()}, folder / "psnr_per_frame.png")
@@ -80,12 +84,14 @@ def report(
 ) -> None:
     """Write metrics.json and print the course's result block. With samples, `psnr` is their mean."""
     known = [i for i, scores in enumerate(results) if scores is not None]
+    compared = compare(args, sequences, predicted, truth) if known else {}
     rows = []
     for sequence, scores in zip(sequences, results, strict=True):
         row = {"name": sequence.name, "frames": len(sequence.poses), "psnr": None, "psnr_per_frame": None}
         if scores is not None:
             row |= {"psnr": float(scores.mean()), "psnr_per_frame": scores.mean(dim=0).tolist()}
-            row["psnr_2023"] = psnr_2023(scores.mean(dim=0))
+            model, *baselines = compared[sequence.name].items()
+            row |= {key: value for key, value in model[1].items() if key != "psnr"} | {"baselines": dict(baselines)}
             if args.num_samples:
                 row["psnr_best_sample"] = float(scores.mean(dim=1).max())
         rows.append(row)
@@ -93,11 +99,11 @@ def report(
     metrics = {
         "avg_psnr": average, "latent": f"{args.num_samples} samples" if args.num_samples else "prior mean",
         "seconds": seconds, "checkpoint": str(args.ckpt_path), "sequences": rows,
+        "definitions": DEFINITIONS,
     }  # fmt: skip
     if known:
         metrics["psnr_kaggle"] = psnr_kaggle([predicted[i][0] for i in known], [truth[i] for i in known])
-    text = json.dumps(metrics, indent=1)
-    write_atomically(root / "metrics.json", lambda file: file.write(text.encode()))
+    write_json(root / "metrics.json", metrics)
 
     unscored = [s.name for s, t in zip(sequences, truth, strict=True) if t is None]
     if unscored:
@@ -111,9 +117,26 @@ def report(
             print(line)
         print("-" * 41)
         print(f"                       AVG: {average:.3f}")
+        print(score_table(compared))
         if not args.no_sanity:
-            scores = {sequences[i].name: results[i].numpy() for i in known}
-            warn_if_below_baseline(scores, {sequences[i].name: truth[i] for i in known})
+            warn_if_below_baselines(compared)
+
+
+def compare(
+    args: argparse.Namespace, sequences: list[Sequence], predicted: list[Tensor], truth: list[Tensor | None]
+) -> dict[str, dict[str, dict]]:
+    """All scores of the model and of the trivial baselines, for every sequence with true frames."""
+    height, width = predicted[0].shape[-2:]
+    training = None if args.no_baselines else training_set(
+        args.DR, height, width, cache_dir=args.cache_dir, workers=args.num_workers
+    )  # fmt: skip
+    compared = {}
+    for sequence, frames, true_frames in zip(sequences, predicted, truth, strict=True):
+        if true_frames is not None:
+            trivial = {} if args.no_baselines else trivial_predictions(sequence, true_frames, training)
+            scored = {key: all_scores(prediction[None], true_frames) for key, prediction in trivial.items()}
+            compared[sequence.name] = {"model": all_scores(frames, true_frames), **scored}
+    return compared
 
 
 def write_submission(path: Path, predicted: list[Tensor]) -> None:

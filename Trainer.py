@@ -17,13 +17,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataloader import Dataset_Dance
+from modules.board import Board
 from modules.checkpoint import load_checkpoint, load_weights, model_from_checkpoint, save_checkpoint, write_atomically
+from modules.dry_run import dry_run
 from modules.evaluate import predict, score, warn_if_below_baseline
 from modules.figures import draw_psnr_per_frame, draw_run
 from modules.metrics import frame_mse
 from modules.optimizers import build_optimizers, set_learning_rate
 from modules.options import parse_trainer
+from modules.panels import write_panels
 from modules.pixels import to_float
+from modules.runs import describe_environment, write_json
 from modules.runtime import InputError, autocast, pick_device, pick_precision, random_generator, run_program
 from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
 from modules.vae import VAE_Model, frame_loss
@@ -128,6 +132,8 @@ class Trainer:
     def fit(self) -> None:
         """Train from the current epoch to the last; after each, validate, save and draw."""
         args = self.args
+        board = Board(self.root, self.epoch) if args.tensorboard else None
+        write_json(self.root / "environment.json", describe_environment(self.device, self.dtype))
         for epoch in range(self.epoch, args.num_epoch):
             begin = time.perf_counter()
             self.kl_annealing.current = epoch
@@ -140,6 +146,8 @@ class Trainer:
             self.history.append(row)
             self.epoch = epoch + 1
             self.save(row, numbered=(epoch + 1) % args.per_save == 0 or last)
+            if board:
+                board.write(row, [sequence.name for sequence in self.validation])
         print(f"Best validation PSNR {self.best_psnr:.3f} dB. Weights: {self.root / 'best.ckpt'}")
 
     def validate(self, epoch: int) -> float:
@@ -150,10 +158,16 @@ class Trainer:
         average = sum(values.mean() for values in scores.values()) / len(scores)
         print(f"epoch {epoch}: validation PSNR {average:.3f} dB")
         figures = self.root / "figures"
+        frame_scores = {name: values.clip(max=100).tolist() for name, values in scores.items()}
+        write_json(self.root / "validation.json", {"epoch": epoch, "psnr_per_frame": frame_scores})
         draw_psnr_per_frame(scores, figures / "psnr_per_frame.png", self.args.train_vi_len)
         name = f"validation_epoch={epoch}.gif" if self.args.store_visualization else "validation.gif"
         save_gif(figures / name, predicted[0][0])
-        if not self.args.no_sanity and (epoch + 1 == self.args.num_epoch or self.args.test):
+        last = epoch + 1 == self.args.num_epoch or self.args.test
+        for sequence, frames in zip(sequences, predicted, strict=True):
+            stem = figures / name.replace("validation", sequence.name).removesuffix(".gif")
+            write_panels(stem, frames[0], sequence.poses, sequence.frames, last or self.args.store_visualization)
+        if not self.args.no_sanity and last:
             warn_if_below_baseline(scores, {s.name: s.frames for s in sequences})
         return float(average)
 
@@ -254,6 +268,8 @@ class Trainer:
 
 def main() -> None:
     args = parse_trainer()
+    if args.dry_run:
+        return dry_run(args)
     last = Path(args.save_root) / "last.ckpt"
     if args.test and not args.ckpt_path:
         raise InputError("--test validates a checkpoint: give it with --ckpt_path")

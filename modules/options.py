@@ -39,7 +39,7 @@ def one_of(*choices: str):
 def add_shared(parser: argparse.ArgumentParser) -> None:
     """Flags that both programs use."""
     group = parser.add_argument_group("both programs")
-    group.add_argument("--DR", required=True, help="data set: the folder that holds train/, val/ and test/")
+    group.add_argument("--DR", help="data set: the folder that holds train/, val/ and test/ (not for --dry_run)")
     group.add_argument("--save_root", required=True, help="folder that everything is written to")
     group.add_argument("--ckpt_path", help="checkpoint: Trainer goes on from it, Tester predicts with it")
     group.add_argument("--device", choices=("cuda", "cpu"), help="default: CUDA if there is a GPU, else the CPU")
@@ -51,7 +51,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--frame_W", type=positive, help="frame width in pixels (default: the checkpoint's, else 64)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random")
     group.add_argument("--no_sanity", action="store_true",
-                       help="skip the warning when a prediction scores below its own first frame repeated")  # fmt: skip
+                       help="skip the warning when a prediction scores below a trivial baseline")  # fmt: skip
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gpu", type=positive, default=1, help="number of GPUs")
     group.add_argument("--test", action="store_true", help="only validate the checkpoint")
     group.add_argument("--store_visualization", action="store_true",
-                       help="keep the gif of every validation, not only of the latest")
+                       help="keep the GIF and the panel films of every validation, not only of the latest")
     group.add_argument("--num_epoch", type=positive, default=70, help="epochs of the whole run")
     group.add_argument("--per_save", type=positive, default=3, help="write epoch=N.ckpt every so many epochs")
     group.add_argument("--partial", type=share, default=1.0, help="leading share of the training frames to use")
@@ -120,6 +120,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
     group.add_argument("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
     group.add_argument("--val_every", type=positive, default=1, help="epochs between two validations")
+    group.add_argument("--tensorboard", action="store_true",
+                       help="also write scalars, strips and curves for TensorBoard to --save_root/tensorboard")
+    group.add_argument("--dry_run", action="store_true",
+                       help="print the resolved flags and write the schedules' curves to --save_root/dry_run; no data")
     group.add_argument("--overwrite", action="store_true",
                        help="start anew in a --save_root that holds a run; the old run is kept aside")  # fmt: skip
 
@@ -133,7 +137,10 @@ def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
     add_training(parser)
     preset = parser.parse_args(argv).preset
     parser.set_defaults(**PRESETS[preset])
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.DR and not args.dry_run:
+        parser.error("the following arguments are required: --DR")
+    return args
 
 
 def parse_tester(argv: list[str] | None = None) -> argparse.Namespace:
@@ -149,8 +156,12 @@ def parse_tester(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--submission", action="store_true", help="write the course's submission.csv")
     group.add_argument("--num_samples", type=natural, default=0,
                        help="draw so many latents per sequence; 0: the prior's mean")
+    group.add_argument("--no_baselines", action="store_true",
+                       help="skip the trivial baselines, two of which read the training set")
     group.add_argument("--make_gif", action="store_true", help="also write pred_seq<i>.gif to --save_root")  # fmt: skip
     known, rest = parser.parse_known_args(argv)
+    if not known.DR:
+        parser.error("the following arguments are required: --DR")
     ignored = argparse.ArgumentParser("Tester.py", add_help=False)
     add_training(ignored)
     ignored.parse_args(rest)

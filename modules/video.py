@@ -32,3 +32,26 @@ def save_gif(path: Path, frames: Tensor, frames_per_second: float = 20) -> None:
     duration = round(1000 / frames_per_second)
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
     write_atomically(path, lambda file: file.write(buffer.getvalue()))
+
+
+def save_shared_palette_gif(path: Path, images, frames_per_second: float = 20) -> None:
+    """Write images (height, width, 3) uint8 as an endless GIF with one palette, from 16 of them.
+
+    images: a sequence with `len` whose neighbours differ. Larger pictures become several times smaller files this way,
+    as only what changes is stored.
+    """
+    chosen = np.unique(np.linspace(0, len(images) - 1, 16).round().astype(int))
+    sample = np.concatenate([images[t].reshape(-1, 3) for t in chosen])
+    colors, counts = np.unique(sample, axis=0, return_counts=True)
+    common = colors[np.argsort(-counts)[:8]]  # kept exactly: paper, ink, borders
+    # of the others each counts once, however large its area, so that a thin bright line keeps its own
+    others = Image.fromarray(colors[None]).quantize(248, dither=Image.Dither.NONE).getpalette()[: 3 * 248]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*common.ravel().tolist(), *others])
+    pictures = (
+        Image.fromarray(images[t]).quantize(palette=palette, dither=Image.Dither.NONE) for t in range(len(images))
+    )
+    buffer = io.BytesIO()
+    duration = round(1000 / frames_per_second)
+    next(pictures).save(buffer, "GIF", save_all=True, append_images=pictures, duration=duration, loop=0)
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))

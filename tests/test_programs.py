@@ -22,7 +22,7 @@ from modules.windows import template_plan
 from Trainer import Trainer
 
 FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",
-           "validation.gif"}  # fmt: skip
+           "validation.gif", "val0.png", "val0.mp4", "val0.gif"}  # fmt: skip
 
 
 def rows(folder):

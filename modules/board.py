@@ -1,0 +1,41 @@
+"""TensorBoard, behind --tensorboard: the numbers of metrics.csv, the strips and the figures of a run, once an epoch."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from modules.runtime import InputError
+
+TAGS = {  # column of metrics.csv -> tag
+    "loss": "train/loss", "mse": "train/mse", "kl": "train/kl", "beta": "schedule/beta", "tfr": "schedule/tfr",
+    "lr": "schedule/lr", "val_psnr": "validation/psnr", "seconds": "speed/seconds",
+    "frames_per_second": "speed/frames_per_second",
+}  # fmt: skip
+CURVES = ("loss_curve", "psnr_per_frame", "kl_beta", "teacher_forcing_ratio", "val_psnr")
+
+
+class Board:
+    """Writes event files to <root>/tensorboard. first_epoch: what an earlier run wrote from there on is replaced."""
+
+    def __init__(self, root: Path, first_epoch: int = 0):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError("--tensorboard: the package is not installed; run: pip install tensorboard") from None
+        self.figures = root / "figures"
+        self.writer = SummaryWriter(root / "tensorboard", purge_step=first_epoch)
+
+    def write(self, row: dict, sequences: list[str]) -> None:
+        """One epoch: its row of metrics.csv, and after a validation the strips of `sequences` and the curves."""
+        epoch = int(row["epoch"])
+        for column, tag in TAGS.items():
+            if row[column] is not None:
+                self.writer.add_scalar(tag, row[column], epoch)
+        if row["val_psnr"] is not None:
+            pictures = {f"strip/{name}": name for name in sequences} | {f"curve/{name}": name for name in CURVES}
+            for tag, name in pictures.items():
+                if (self.figures / f"{name}.png").is_file():
+                    with Image.open(self.figures / f"{name}.png") as image:
+                        self.writer.add_image(tag, np.asarray(image.convert("RGB")), epoch, dataformats="HWC")
+        self.writer.flush()

@@ -1,0 +1,133 @@
+"""Read a run folder: what Trainer and Tester left in it, checked, as plain numbers. Nothing here draws.
+
+    RUN/metrics.csv       a row per epoch (Trainer)          RUN/best.ckpt, last.ckpt   hold the resolved flags
+    RUN/environment.json  machine, versions, command
+    RUN/validation.json   PSNR per frame, latest validation   RUN/metrics.json or RUN/test/metrics.json   (Tester)
+"""
+
+import csv
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from modules.checkpoint import load_checkpoint, write_atomically
+from modules.runtime import InputError
+
+NEEDED = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")
+
+
+class Run(NamedTuple):
+    """One run, for figures, tables and the report page."""
+
+    name: str
+    folder: Path
+    history: list[dict[str, float | None]]  # the rows of metrics.csv; None where a cell is empty
+    settings: dict[str, Any]  # the resolved flags; empty where the folder holds no checkpoint of ours
+    test: dict[str, Any] | None  # the Tester's metrics.json
+    test_folder: Path | None  # where it lies
+    scores: dict[str, list[float]]  # sequence -> PSNR in dB of frames 2, 3, …
+    scored_on: str  # "test" or "validation": what `scores` are of
+
+
+def read_run(folder: str | Path, test_folder: str | Path | None = None, name: str | None = None) -> Run:
+    """Read a Trainer folder. test_folder: the Tester's, otherwise RUN or RUN/test where either holds metrics.json."""
+    folder = Path(folder)
+    history = read_history(folder / "metrics.csv")
+    if test_folder is not None and not (Path(test_folder) / "metrics.json").is_file():
+        raise InputError(f"{Path(test_folder) / 'metrics.json'}: not found; expected a folder that Tester.py wrote")
+    places = [Path(test_folder)] if test_folder is not None else [folder / "test", folder]
+    tested = next((place for place in places if (place / "metrics.json").is_file()), None)
+    test = read_json(tested / "metrics.json") if tested else None
+    scores, scored_on = {}, ""
+    if test:
+        scores = {str(s["name"]): s["psnr_per_frame"] for s in test.get("sequences", []) if s.get("psnr_per_frame")}
+        scored_on = "test"
+    if not scores and (folder / "validation.json").is_file():
+        scores, scored_on = read_json(folder / "validation.json")["psnr_per_frame"], "validation"
+    return Run(name or folder.resolve().name, folder, history, read_settings(folder), test, tested, scores, scored_on)
+
+
+def read_history(path: Path) -> list[dict[str, float | None]]:
+    """The rows of metrics.csv as numbers, in order of the epochs."""
+    if not path.is_file():
+        raise InputError(f"{path}: not found; expected a folder that Trainer.py wrote")
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        table = csv.DictReader(file)
+        missing = [column for column in NEEDED if column not in (table.fieldnames or ())]
+        if missing:
+            raise InputError(f"{path}: has no column {missing[0]}; expected {','.join(NEEDED)},…")
+        rows = []
+        for line, row in enumerate(table, start=2):
+            try:
+                rows.append({key: float(value) if value else None for key, value in row.items() if key})
+            except (TypeError, ValueError):
+                raise InputError(f"{path}, line {line}: not a number; expected a row of numbers") from None
+            if any(rows[-1].get(column) is None for column in NEEDED if column != "val_psnr"):
+                raise InputError(f"{path}, line {line}: a number is missing; expected {','.join(NEEDED)},…")
+    if not rows:
+        raise InputError(f"{path}: holds no finished epoch yet")
+    return sorted(rows, key=lambda row: row["epoch"])
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The resolved flags of a run, from its smallest checkpoint; empty without one."""
+    for name in ("best.ckpt", "last.ckpt"):
+        if (folder / name).is_file():
+            return dict(load_checkpoint(folder / name).get("settings", {}))
+    return {}
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; InputError where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Write JSON atomically. Numbers that are not finite become null, which every reader of JSON understands."""
+    text = json.dumps(finite(contents), indent=1, allow_nan=False)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def finite(value: Any) -> Any:
+    """The same nested lists and dicts with None in place of nan and infinities."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def describe_environment(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """The machine, the versions and the command of this process, for people who repeat the run."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "command": " ".join(sys.argv), "python": platform.python_version(), "torch": torch.__version__,
+        "system": platform.platform(), "device": gpu or f"CPU, {os.cpu_count()} cores",
+        "precision": str(dtype).removeprefix("torch."), "commit": read_commit(),
+    }  # fmt: skip
+
+
+def read_commit() -> str:
+    """The commit of the code, with a + where files differ from it; "unknown" outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def best_validation(history: list[dict[str, float | None]]) -> tuple[int, float] | None:
+    """Epoch and mean PSNR in dB of the best validation; None without one."""
+    scored = [row for row in history if row["val_psnr"] is not None and math.isfinite(row["val_psnr"])]
+    best = max(scored, key=lambda row: row["val_psnr"], default=None)
+    return (int(best["epoch"]), best["val_psnr"]) if best else None

@@ -1,0 +1,136 @@
+"""Repeat the study of KL annealing: Cyclical, Monotonic and None under one protocol, over several seeds.
+
+    python scripts/compare_kl.py --DR LAB4_Dataset --save_root runs/study --preset report --seeds 0 1 2
+
+Other flags go to Trainer.py (--num_epoch 5, --device cpu, …). The same command again goes on where it stopped. Writes
+<save_root>/<strategy>/seed<k>, the runs, and psnr.md, psnr.csv, latent.md, latent.csv and the overlaid curves.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataloader import Dataset_Dance  # noqa: E402
+from modules.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
+from modules.curves import draw_curves  # noqa: E402
+from modules.options import PRESETS, parse_trainer  # noqa: E402
+from modules.runs import read_json, read_run, write_json  # noqa: E402
+from modules.runtime import InputError, pick_device, pick_precision, run_program  # noqa: E402
+from modules.study import (  # noqa: E402
+    STRATEGIES,
+    latent_table,
+    latent_use,
+    mean_run,
+    study_table,
+    to_csv,
+    to_markdown,
+)  # fmt: skip
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "compare_kl.py", description="Cyclical, Monotonic and None under one protocol.", allow_abbrev=False,
+        epilog="Other flags are given to Trainer.py.",
+    )  # fmt: skip
+    parser.add_argument("--DR", required=True, help="data set: the folder that holds train/, val/ and test/")
+    parser.add_argument("--save_root", required=True, help="folder of the study")
+    parser.add_argument("--preset", default="report", choices=tuple(PRESETS), help="the protocol (default: report)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per strategy and seed (default: 0)")
+    args, training = parser.parse_known_args()
+    root = Path(args.save_root)
+    flags = ["--DR", args.DR, "--preset", args.preset, *training]
+    settings = vars(parse_trainer([*flags, "--save_root", "x"]))
+    if "--seed" in training or "--kl_anneal_type" in training:
+        raise InputError("--seed and --kl_anneal_type are what the study varies; use --seeds, and leave the type out")
+    remember_protocol(root, settings)
+
+    folders = {s: [root / s / f"seed{seed}" for seed in args.seeds] for s in STRATEGIES}
+    for i, seed in enumerate(args.seeds):  # seed after seed, so that a study cut short still compares all strategies
+        for strategy in STRATEGIES:
+            train_and_test(folders[strategy][i], flags, strategy, seed, settings)
+    write_results(root, args.DR, folders, settings)
+
+
+def remember_protocol(root: Path, settings: dict) -> None:
+    """Write the study's flags; InputError if the folder holds a study of other flags, whose runs can't be compared."""
+    ignored = ("save_root", "DR", "device", "num_workers", "cache_dir", "kl_anneal_type", "seed")
+    protocol = json.loads(json.dumps({key: value for key, value in settings.items() if key not in ignored}))
+    path = root / "protocol.json"
+    if path.is_file():
+        known = read_json(path)
+        for key in sorted(set(known) | set(protocol)):
+            if known.get(key) != protocol.get(key):
+                raise InputError(
+                    f"{root}: holds a study with --{key} {known.get(key)}, this one has {protocol.get(key)}; "
+                    "expected the same protocol, or another --save_root"
+                )
+    write_json(path, protocol)
+
+
+def train_and_test(folder: Path, flags: list[str], strategy: str, seed: int, settings: dict) -> None:
+    """Train and test one run, or what is left of it."""
+    done = len(read_run(folder).history) if (folder / "metrics.csv").is_file() else 0
+    if done < settings["num_epoch"]:
+        print(f"== {strategy}, seed {seed}: {done} of {settings['num_epoch']} epochs done, training ==", flush=True)
+        call("Trainer.py", *flags, "--save_root", folder, "--kl_anneal_type", strategy, "--seed", seed)
+    best, scores = folder / "best.ckpt", folder / "test" / "metrics.json"
+    if not scores.is_file() or scores.stat().st_mtime < best.stat().st_mtime:
+        print(f"== {strategy}, seed {seed}: testing its best checkpoint ==", flush=True)
+        machine = [part for key in ("device", "num_workers", "cache_dir") if settings[key] is not None
+                   for part in (f"--{key}", settings[key])]  # fmt: skip
+        call("Tester.py", "--DR", settings["DR"], "--save_root", folder / "test", "--ckpt_path", best, *machine)
+    else:
+        print(f"== {strategy}, seed {seed}: done before ==", flush=True)
+
+
+def call(program: str, *arguments) -> None:
+    """Run one of the two programs; its own message stands above ours where it fails."""
+    code = subprocess.run([sys.executable, str(ROOT / program), *map(str, arguments)]).returncode
+    if code:
+        raise InputError(f"{program} ended with code {code}, see above; the same command again goes on from here")
+
+
+def write_results(root: Path, data: str, folders: dict[str, list[Path]], settings: dict) -> None:
+    """The tables, as Markdown and CSV, and the overlaid curves."""
+    runs = {strategy: [read_run(folder) for folder in seeds] for strategy, seeds in folders.items()}
+    scores = {strategy: [mean_psnr(run) for run in seeds] for strategy, seeds in runs.items()}
+    uses = {strategy: [measure_latent(folder, data, settings) for folder in seeds]
+            for strategy, seeds in folders.items()}  # fmt: skip
+    for name, rows in (("psnr", study_table(scores)), ("latent", latent_table(uses))):
+        for ending, text in (("md", to_markdown(rows)), ("csv", to_csv(rows))):
+            write_atomically(root / f"{name}.{ending}", lambda file, text=text: file.write(text.encode()))
+        print(f"\n{to_markdown(rows)}")
+    print("PSNR in dB, z the prior's mean, mean ± standard deviation over the seeds. The report's numbers are of the "
+          "course's test sequences; latent: on the first validation sequence.")  # fmt: skip
+    for path in draw_curves([mean_run(strategy, seeds) for strategy, seeds in runs.items()], root / "curves"):
+        print(f"Wrote {path}")
+
+
+def mean_psnr(run) -> dict[str, float]:
+    """The Tester's mean PSNR of every sequence that it scored."""
+    scored = {s["name"]: s["psnr"] for s in run.test["sequences"] if s["psnr"] is not None}
+    if not scored:
+        raise InputError(f"{run.test_folder}: no scores; the study needs the true frames of the test sequences")
+    return scored
+
+
+def measure_latent(folder: Path, data: str, settings: dict) -> dict:
+    """`latent_use` of a run's best checkpoint on the first validation sequence; kept in latent.json."""
+    path, checkpoint = folder / "latent.json", folder / "best.ckpt"
+    if not path.is_file() or path.stat().st_mtime < checkpoint.stat().st_mtime:
+        model, (height, width) = model_from_checkpoint(load_checkpoint(checkpoint), checkpoint)
+        sequence = Dataset_Dance(data, "val", height, width, val_vi_len=settings["val_vi_len"],
+                                 cache_dir=settings["cache_dir"]).sequences[0]  # fmt: skip
+        device = pick_device(settings["device"])
+        write_json(path, latent_use(model.to(device), sequence, pick_precision(settings["precision"], device)))
+    return read_json(path)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,226 @@
+"""Write a run's report: one HTML page that needs no network and no other file.
+
+    python scripts/report.py runs/best                        -> runs/best/report.html (with runs/best/test, if there)
+    python scripts/report.py runs/best --test runs/best_test
+
+Pictures come from the GIFs that Tester.py wrote, scores from its metrics.json, curves from metrics.csv.
+"""
+
+import argparse
+import base64
+import html
+import io
+import json
+import math
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from modules.baselines import ORACLES, RIVALS  # noqa: E402
+from modules.checkpoint import write_atomically  # noqa: E402
+from modules.curves import draw_curves  # noqa: E402
+from modules.panels import ERROR_FULL, HEAT, error_legend  # noqa: E402
+from modules.runs import Run, best_validation, finite, read_json, read_run  # noqa: E402
+from modules.runtime import InputError, run_program  # noqa: E402
+from modules.scores import DEFINITIONS, SHOWN, average  # noqa: E402
+
+MEGABYTES = 9.0  # that all pictures may fill, encoded
+WIDEST = 128  # px: wider frames are shrunk
+QUALITIES = (92, 80, 65, 50)  # of JPEG, tried in turn where PNG is too large
+GIFS = {"truth": "ground_truth.gif", "pose": "pose.gif", "prediction": "pred_seq.gif"}
+CURVES = {
+    "val_psnr": "Validation PSNR over the epochs", "psnr_per_frame": "PSNR per frame", "loss_linear": "Training loss",
+    "loss_log": "Training loss, log axis", "beta": "KL weight", "tfr": "Teacher forcing ratio", "lr": "Learning rate",
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("report.py", description="Write a self-contained report.html of a run.")
+    parser.add_argument("run", help="a folder that Trainer.py wrote")
+    parser.add_argument("--test", help="the folder that Tester.py wrote (default: RUN/test, where there is one)")
+    parser.add_argument("--out", help="the page (default: RUN/report.html)")
+    args = parser.parse_args()
+    run = read_run(args.run, args.test)
+    page = build_page(run).encode()
+    out = Path(args.out or Path(args.run) / "report.html")
+    write_atomically(out, lambda file: file.write(page))
+    print(f"Wrote {out}, {len(page) / 1e6:.1f} MB")
+
+
+def build_page(run: Run) -> str:
+    """The whole page as text."""
+    films = read_films(run)
+    sequences = encode_films(films, run)
+    title = f"Run {run.name}"
+    data = {"sequences": sequences, "heat": HEAT.tolist(), "error_full": ERROR_FULL}
+    parts = {
+        "title": html.escape(title),
+        "summary": html.escape(summarise(run)),
+        "players": "".join(player(name, sequence) for name, sequence in zip(films, sequences, strict=True))
+        or "<p>No test sequences: run Tester.py and give its folder with <code>--test</code>.</p>",
+        "scores": score_table(run.test),
+        "curves": curves(run),
+        "configuration": definition_list(run.settings) or "<p>The folder holds no checkpoint with its settings.</p>",
+        "environment": environment(run),
+        "data": json.dumps(finite(data), allow_nan=False).replace("<", "\\u003c"),
+    }
+    template = (Path(__file__).parent / "report_template.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
+
+
+def summarise(run: Run) -> str:
+    """The run's results in a sentence or two."""
+    words = f"{len(run.history)} epochs."
+    if best := best_validation(run.history):
+        words += f" Best validation PSNR {best[1]:.2f} dB at epoch {best[0]}."
+    if run.test and run.test.get("avg_psnr") is not None:
+        words += f" Test PSNR {run.test['avg_psnr']:.2f} dB, z = {run.test.get('latent', 'unknown')}."
+        if "samples" in str(run.test.get("latent")):
+            words += " PSNR is their mean; the pictures show the first."
+    return words
+
+
+def read_films(run: Run) -> dict[str, dict[str, np.ndarray]]:
+    """Per test sequence its films truth, pose and prediction, (T, H, W, 3) uint8; truth only where it is known."""
+    films = {}
+    for sequence in (run.test or {}).get("sequences", []):
+        folder = run.test_folder / f"seq{sequence['name']}"
+        found = {name: read_film(folder / file) for name, file in GIFS.items() if (folder / file).is_file()}
+        if "prediction" not in found or "pose" not in found:
+            raise InputError(f"{folder}: holds no pred_seq.gif and pose.gif; expected the folder that Tester.py wrote")
+        films[str(sequence["name"])] = found
+    return films
+
+
+def read_film(path: Path) -> np.ndarray:
+    """A GIF's frames, at most WIDEST wide: (T, H, W, 3) uint8."""
+    try:
+        with Image.open(path) as gif:
+            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(gif)]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable GIF ({error})") from None
+    width, height = frames[0].size
+    if width > WIDEST:
+        size = (WIDEST, max(1, round(height * WIDEST / width)))
+        frames = [frame.resize(size, Image.Resampling.BILINEAR) for frame in frames]
+    return np.stack([np.asarray(frame) for frame in frames])
+
+
+def encode_films(films: dict[str, dict[str, np.ndarray]], run: Run) -> list[dict]:
+    """What the page's players need, the films as sheets of all frames; JPEG where PNG would be too large."""
+    per_frame = {str(s["name"]): s["psnr_per_frame"] for s in (run.test or {}).get("sequences", [])}
+    for quality in (None, *QUALITIES):
+        sequences = []
+        for name, film in films.items():
+            frames, height, width, _ = film["prediction"].shape
+            columns = max(1, math.ceil(math.sqrt(frames * height / width)))
+            sprites = {kind: encode_sheet(pictures, columns, None if kind == "pose" else quality)
+                       for kind, pictures in film.items()}  # fmt: skip
+            sequences.append({"name": name, "frames": frames, "height": height, "width": width, "columns": columns,
+                              "psnr": per_frame[name], "sprites": sprites})  # fmt: skip
+        if sum(len(sprite) for s in sequences for sprite in s["sprites"].values()) <= MEGABYTES * 1e6:
+            break
+    return sequences
+
+
+def encode_sheet(frames: np.ndarray, columns: int, quality: int | None) -> str:
+    """All frames (T, H, W, 3) row by row in one picture, as a data URL: PNG, or JPEG of that quality."""
+    T, height, width, _ = frames.shape
+    rows = math.ceil(T / columns)
+    padded = np.zeros((rows * columns, height, width, 3), np.uint8)
+    padded[:T] = frames
+    sheet = padded.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    buffer = io.BytesIO()
+    if quality is None:
+        Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
+    else:
+        Image.fromarray(sheet).save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+    return data_url("image/png" if quality is None else "image/jpeg", buffer.getvalue())
+
+
+def data_url(kind: str, contents: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(contents).decode()}"
+
+
+def player(name: str, sequence: dict) -> str:
+    """The HTML of one sequence's player."""
+    kinds = [kind for kind in ("truth", "pose", "prediction") if kind in sequence["sprites"]]
+    captions = {"prediction": "prediction (green: given, orange: generated)", "error": error_legend()}
+    kinds += ["error"] if "truth" in kinds else []
+    size = f'width="{sequence["width"]}" height="{sequence["height"]}"'
+    pictures = "".join(f'<figure><canvas data-name="{kind}" {size}></canvas>'
+                       f"<figcaption>{captions.get(kind, kind)}</figcaption></figure>" for kind in kinds)  # fmt: skip
+    label = html.escape(f"Sequence {name}")
+    return (
+        f'<section class="player" aria-label="{label}"><h3>{label}</h3><div class="pictures">{pictures}</div>'
+        f'<div class="controls"><button type="button">Play</button><input type="range" min="1" '
+        f'max="{sequence["frames"]}" value="1" aria-label="{label}: frame"><output></output></div>'
+        + ('<div class="plot"></div>' if sequence["psnr"] else "") + "</section>"
+    )  # fmt: skip
+
+
+def score_table(test: dict | None) -> str:
+    """The scores of the model and of the baselines as an HTML table; a rival that beats the model is marked."""
+    scored = [s for s in (test or {}).get("sequences", []) if s.get("psnr") is not None]
+    if not scored:
+        return "<p>No scores: Tester.py had no true frames to compare with.</p>"
+    names = {"model": "model", **RIVALS, **{key: f"{name} *" for key, name in ORACLES.items()}}
+    groups = {s["name"]: {"model": s, **s.get("baselines", {})} for s in scored}
+    if len(groups) > 1:
+        shared = [key for key in names if all(key in rows for rows in groups.values())]
+        groups["mean"] = {key: average([rows[key] for rows in groups.values()]) for key in shared}
+    head = "".join(f"<th>{text}</th>" for text in ("PSNR", "2023", "SSIM", *(f"@{k}" for k in SHOWN), "diversity"))
+    lines = []
+    for sequence, rows in groups.items():
+        for key in (key for key in names if key in rows):
+            row, better = rows[key], key in RIVALS and (rows[key]["psnr"] or 0) > (rows["model"]["psnr"] or 0)
+            values = [(row["psnr"], 2), (row.get("psnr_2023"), 2), (row.get("ssim"), 4)]
+            values += [(row.get("psnr_at", {}).get(str(k)), 2) for k in SHOWN] + [(row.get("diversity"), 2)]
+            cells = "".join(f"<td>{'–' if value is None else f'{value:.{digits}f}'}</td>" for value, digits in values)
+            mark, name = ("name low", f"{names[key]} ▲") if better else ("name", names[key])
+            title = html.escape(str(sequence)) if key == "model" else ""
+            lines.append(f'<tr class="{key}"><td>{title}</td><td class="{mark}">{name}</td>{cells}</tr>')
+    kaggle = test.get("psnr_kaggle") or {}
+    extra = ", ".join(f"{key} {value:.3f} dB" for key, value in kaggle.items() if value is not None)
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table><thead><tr><th></th>'
+        f'<th class="name">what</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        '<p class="faint">▲ a trivial baseline above the model. @k: PSNR of the k-th predicted frame. * sees the true '
+        f"frames: a line to compare with, not a rival.{f' Kaggle: {extra}.' if extra else ''}</p>"
+        f"<details><summary>Definitions</summary>{definition_list(DEFINITIONS)}</details>"
+    )
+
+
+def curves(run: Run) -> str:
+    """The curves as embedded pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = {path.stem: path.read_bytes() for path in draw_curves([run], Path(folder))}
+    return "".join(f'<figure><img src="{data_url("image/png", drawn[name])}" alt="{title}"></figure>'
+                   for name, title in CURVES.items() if name in drawn)  # fmt: skip
+
+
+def environment(run: Run) -> str:
+    """The machine and the versions of the training run."""
+    path = run.folder / "environment.json"
+    if not path.is_file():
+        return "<p>The folder holds no environment.json.</p>"
+    return definition_list(read_json(path))
+
+
+def definition_list(values: dict) -> str:
+    """Names and values in columns."""
+    items = "".join(
+        f"<div><dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd></div>"
+        for key, value in values.items()
+    )
+    return f"<dl>{items}</dl>" if items else ""
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,136 @@
+"""scripts/plot.py on run folders, its files read back; what each line shows against hand values."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from conftest import check_error, run
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from modules.curves import draw_curves, draw_frames, draw_losses, draw_tfr, draw_validation, frame_table, plt, styles
+from modules.runs import best_validation, finite, read_run, write_json
+from modules.runtime import InputError
+
+HEADER = "epoch,loss,mse,kl,beta,tfr,lr,val_psnr,seconds,frames_per_second"
+NAMES = {"loss_linear", "loss_log", "beta", "tfr", "lr", "val_psnr", "psnr_per_frame"}
+
+
+def write_run(folder, loss=(2.0, 1.0, 0.5), val_psnr=("", "20.5", "19.0"), scores=None):
+    folder.mkdir(parents=True)
+    rows = [f"{i},{value},{value / 10},{value * 7},{i / 2},{1 - i / 4},1e-{i + 3},{psnr},3.0,99"
+            for i, (value, psnr) in enumerate(zip(loss, val_psnr, strict=True))]  # fmt: skip
+    (folder / "metrics.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    if scores:
+        (folder / "validation.json").write_text(json.dumps({"epoch": 2, "psnr_per_frame": scores}))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def texts(path):
+    return " ".join(element.text or "" for element in ElementTree.parse(path).iter() if element.tag.endswith("text"))
+
+
+def test_several_runs_overlay_with_their_names(tmp_path):
+    a = write_run(tmp_path / "a", scores={"val0": [30.0, 20.0]})
+    b = write_run(tmp_path / "b", loss=(-1.0, -2.0, -3.0))
+    out = tmp_path / "figures"
+    result = run("scripts/plot.py", a, b, "--out", out, "--format", "svg", "--names", "Cyclical", "Monotonic")
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in out.iterdir()} == {f"{name}.svg" for name in NAMES}
+    for name in NAMES:
+        words = texts(out / f"{name}.svg")
+        assert "Cyclical" in words and "Monotonic" in words, name
+    assert "symlog" in texts(out / "loss_log.svg"), "a loss below 0 has no logarithm"
+    assert "Monotonic: no PSNR per frame" in result.stdout
+
+
+@pytest.mark.parametrize("kind, start", [("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_formats(tmp_path, kind, start):
+    folder = write_run(tmp_path / "a")
+    draw_curves([read_run(folder)], folder / "curves", kind)
+    written = sorted(path.name for path in (folder / "curves").iterdir())
+    assert written == sorted(f"{name}.{kind}" for name in NAMES - {"psnr_per_frame"}), "not scored: not drawn"
+    for name in written:
+        assert (folder / "curves" / name).read_bytes().startswith(start)
+    if kind == "png":
+        with Image.open(folder / "curves" / "loss_linear.png") as image:
+            assert 450 < image.width < 560, "one column, 3.4 inches at 150 dots"
+            assert len(set(np.asarray(image.convert("L")).ravel().tolist())) > 20
+
+
+def test_a_trained_run_draws_everything(trained):
+    result = run("scripts/plot.py", trained[0])
+    assert result.returncode == 0, result.stderr
+    assert {path.stem for path in (trained[0] / "curves").iterdir()} == NAMES
+    read = read_run(trained[0])
+    assert read.scored_on == "validation" and list(read.scores) == ["val0"] and len(read.scores["val0"]) == 11
+    assert np.mean(read.scores["val0"]) == pytest.approx(read.history[-1]["val_psnr"], abs=1e-6)
+    assert read.settings["train_vi_len"] == 4
+
+
+def test_lines_are_the_numbers_of_the_files(tmp_path):
+    runs = [read_run(write_run(tmp_path / "a"))]
+    for axis, factor in zip(draw_losses(runs, "linear").axes, (1, 0.1, 7), strict=True):
+        line = axis.lines[0]
+        assert line.get_xdata().tolist() == [0, 1, 2]
+        assert line.get_ydata().tolist() == pytest.approx([2.0 * factor, 1.0 * factor, 0.5 * factor])
+    assert draw_losses(runs, "log").axes[0].get_yscale() == "log"
+    ratio, loss = draw_tfr(runs).axes
+    assert ratio.lines[0].get_ydata().tolist() == [1.0, 0.75, 0.5]
+    assert loss.lines[0].get_ydata().tolist() == [2.0, 1.0, 0.5]
+    validation = draw_validation(runs).axes[0]
+    assert validation.lines[0].get_xdata().tolist() == [1, 2], "epoch 0 was not validated"
+    assert best_validation(runs[0].history) == (1, 20.5)
+
+
+def test_band_is_median_and_range_over_sequences(tmp_path):
+    scores = {"0": [30.0, 20.0, 10.0], "1": [20.0, 22.0], "2": [25.0, 90.0, 14.0]}
+    axis = draw_frames([read_run(write_run(tmp_path / "a", scores=scores))]).axes[0]
+    assert axis.lines[0].get_xdata().tolist() == [2, 3, 4], "the given frame has no score"
+    assert axis.lines[0].get_ydata().tolist() == [25.0, 22.0, 12.0]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == 60.0 and band[:, 1].min() == 10.0, "a perfect frame is drawn at 60 dB"
+    assert np.isnan(frame_table(scores)[1, 2])
+
+
+def test_no_two_runs_look_alike():
+    looks = styles(21)
+    assert len({(style["color"], str(style["linestyle"])) for style in looks}) == 21
+    light = sorted(np.dot(to_rgb(style["color"]), (0.299, 0.587, 0.114)) for style in looks[:3])
+    assert len({str(style["linestyle"]) for style in looks[:3]}) == 3 and light[0] < 0.4
+
+
+def test_numbers_that_are_not_finite_leave_json_readable(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1.5, float("nan")], "b": (float("inf"), "x")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1.5, None], "b": [None, "x"]}
+    assert finite(-0.25) == -0.25
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (None, "metrics.csv: not found"),
+        (HEADER, "no finished epoch"),
+        ("epoch,loss\n0,1\n", "no column mse"),
+        (f"{HEADER}\n0,1,2,3,4,5,6,7,8,9\n1,x,2,3,4,5,6,7,8,9", "line 3: not a number"),
+        (f"{HEADER}\n0,1,2,,4,5,6,7,8,9", "line 2: a number is missing"),
+    ],
+)
+def test_bad_folders_are_named(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_run(tmp_path)
+
+
+def test_bad_arguments_are_one_line(tmp_path):
+    a = write_run(tmp_path / "a")
+    check_error(run("scripts/plot.py", a, a), "--out")
+    check_error(run("scripts/plot.py", tmp_path / "none"), "none", "metrics.csv: not found")

@@ -1,0 +1,182 @@
+"""scripts/report.py: the page's numbers and pictures read back, and the page used in a headless browser."""
+
+import base64
+import importlib.util
+import io
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, check_error, run
+from PIL import Image, ImageSequence
+
+from modules.runs import read_run
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FRAMES = 10
+
+
+@pytest.fixture(scope="module")
+def tested(dance, trained, tmp_path_factory):
+    """A run folder with the Tester's folder in it, and its report."""
+    folder = tmp_path_factory.mktemp("report") / "run <one>"
+    shutil.copytree(trained[0], folder)
+    flags = ["--save_root", folder / "test", "--ckpt_path", folder / "best.ckpt", "--device", "cpu"]
+    result = run("Tester.py", "--DR", dance, *flags)
+    assert result.returncode == 0, result.stderr
+    result = run("scripts/report.py", folder)
+    assert result.returncode == 0, result.stderr
+    return folder, (folder / "report.html").read_text()
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("report", ROOT / "scripts" / "report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def page_data(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def sheet_frame(sequence, kind, t):
+    """Frame t (0-based) of a sheet, cut out as the page does."""
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(sequence["sprites"][kind].split(",")[1]))).convert("RGB"))
+    height, width, columns = (sequence[key] for key in ("height", "width", "columns"))
+    top, left = t // columns * height, t % columns * width
+    return sheet[top : top + height, left : left + width]
+
+
+def read_gif(path):
+    with Image.open(path) as gif:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)])
+
+
+def test_sheets_hold_every_frame_of_the_gifs(tested):
+    folder, page = tested
+    sequences = page_data(page)["sequences"]
+    assert [s["name"] for s in sequences] == ["0", "1"]
+    for sequence in sequences:
+        for kind, name in (("truth", "ground_truth"), ("pose", "pose"), ("prediction", "pred_seq")):
+            film = read_gif(folder / f"test/seq{sequence['name']}/{name}.gif")
+            assert sequence["frames"] == len(film) == FRAMES
+            for t in range(FRAMES):
+                assert np.array_equal(sheet_frame(sequence, kind, t), film[t]), (kind, t)
+
+
+def test_page_holds_the_scores_the_settings_and_nothing_from_outside(tested):
+    folder, page = tested
+    metrics = json.loads((folder / "test/metrics.json").read_text())
+    assert page_data(page)["sequences"][1]["psnr"] == metrics["sequences"][1]["psnr_per_frame"]
+    rows = re.findall(r'<tr class="(\w+)"><td>(.*?)</td><td class=".*?">.*?</td><td>(.*?)</td>', page)
+    assert [row[:2] for row in rows if row[0] == "model"] == [("model", "0"), ("model", "1"), ("model", "mean")]
+    shown = {(kind, i): float(psnr) for i, (kind, _, psnr) in enumerate(rows)}
+    assert shown["model", 0] == pytest.approx(metrics["sequences"][0]["psnr"], abs=0.006)
+    baselines = metrics["sequences"][0]["baselines"]
+    assert shown["first_frame", 1] == pytest.approx(baselines["first_frame"]["psnr"], abs=0.006)
+    assert "<dt>kl_anneal_type</dt><dd>Cyclical</dd>" in page and "<dt>torch</dt>" in page
+    assert "run &lt;one&gt;" in page and "<one>" not in page, "names are escaped"
+    assert len(re.findall(r'<img src="data:image/png;base64,', page)) == 7, "every curve"
+    outside = set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[\w:/.]+""", page.split("<script>")[0]))
+    assert not outside and set(re.findall(r"https?://[^\s\"]+", page)) == {"http://www.w3.org/2000/svg"}
+    assert "{{" not in page
+
+
+def test_large_films_become_jpeg_within_the_budget():
+    report = load_script()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 16, 32, 3), dtype=np.uint8)
+    films = {"0": {"truth": noise, "pose": noise, "prediction": noise}}
+    run_of = type("Run", (), {"test": {"sequences": [{"name": "0", "psnr_per_frame": None}]}})
+    assert report.encode_films(films, run_of)[0]["sprites"]["truth"].startswith("data:image/png")
+    report.MEGABYTES = 0.19
+    sprites = report.encode_films(films, run_of)[0]["sprites"]
+    assert sprites["truth"].startswith("data:image/jpeg") and sprites["pose"].startswith("data:image/png")
+    assert sum(map(len, sprites.values())) <= 0.19e6
+
+
+def test_a_run_without_a_test_has_a_page_too(trained, tmp_path):
+    page = load_script().build_page(read_run(trained[0]))
+    assert "No test sequences" in page and page_data(page)["sequences"] == []
+    check_error(run("scripts/report.py", trained[0], "--test", tmp_path), "metrics.json: not found")
+
+
+@pytest.fixture()
+def browser():
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no chromium with chromedriver here (Debian: apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=900,900"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def wait(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the page did not get there"
+        time.sleep(0.05)
+
+
+def set_view(driver, width, scheme):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+
+
+def canvas_pixels(driver, kind):
+    """What a canvas of the first player shows: (H, W, 3)."""
+    script = """const c = document.querySelector(`section canvas[data-name=${arguments[0]}]`);
+        return [c.height, c.width, Array.from(c.getContext("2d").getImageData(0, 0, c.width, c.height).data)];"""
+    height, width, values = driver.execute_script(script, kind)
+    return np.array(values, dtype=np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def test_in_a_browser(tested, browser):
+    folder, page = tested
+    browser.get((folder / "report.html").as_uri())
+    wait(lambda: len(browser.find_elements("css selector", "section[data-ready=yes]")) == 2)
+    slider = browser.find_element("css selector", "section input")
+    output, button = (browser.find_element("css selector", f"section {tag}") for tag in ("output", "button"))
+    sequence = page_data(page)["sequences"][0]
+    cursor = lambda: float(browser.find_element("css selector", ".plot .cursor").get_attribute("x1"))  # noqa: E731
+    assert output.text == "frame 1 of 10, given"
+    assert canvas_pixels(browser, "error").max() <= 4, "the given frame has no error: black"
+    start = cursor()
+
+    slider.send_keys("\ue014\ue014\ue014")  # arrow right, three times: frame 4
+    assert output.text == f"frame 4 of 10, PSNR {sequence['psnr'][2]:.2f} dB"
+    assert cursor() > start
+    shown = {kind: canvas_pixels(browser, kind) for kind in ("truth", "pose", "prediction", "error")}
+    for kind in ("truth", "pose", "prediction"):
+        assert np.array_equal(shown[kind], sheet_frame(sequence, kind, 3)), kind
+    difference = np.abs(shown["truth"].astype(int) - shown["prediction"]).mean(axis=2)
+    heat = np.array(page_data(page)["heat"])[np.minimum(255, np.floor(difference / 0.25 + 0.5)).astype(int)]
+    assert np.abs(heat - shown["error"]).max() <= 12, "within one step of the heat map"
+
+    slider.send_keys("\ue010")  # End
+    assert output.text.startswith("frame 10 of 10")
+    slider.send_keys(" ")  # plays from the start again
+    wait(lambda: button.text == "Pause")
+    wait(lambda: button.text == "Play" and output.text.startswith("frame 10 of 10"))
+
+    papers = set()
+    for width in (400, 1600):
+        for scheme in ("light", "dark"):
+            set_view(browser, width, scheme)
+            wait(lambda width=width: browser.execute_script("return innerWidth") == width)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width, "nothing sticks out"
+            image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+            assert image.width == width and len(image.getcolors(1 << 20)) > 100
+            papers.add((scheme, image.getpixel((2, 2))))
+    assert papers == {("light", (255, 255, 255)), ("dark", (22, 24, 27))}
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == [], "no console errors"
