@@ -63,6 +63,7 @@ class Trainer:
 
         torch.manual_seed(args.seed)
         self.model = VAE_Model(args.arch, args.F_dim, args.L_dim, args.N_dim, args.D_out_dim, args.prior)
+        self.model.latent_shape(args.frame_H, args.frame_W)  # an error for sizes that the architecture can't take
         if checkpoint:
             load_weights(self.model, checkpoint["state_dict"], args.ckpt_path)
         self.model.to(self.device, memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LOGVAR_RANGE = (-30.0, 20.0)  # keeps exp(logvar) finite in float32
+LOGVAR_BOUND = 20.0  # keeps exp(logvar) finite in float32
 
 
 def reparameterise(mu: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor:
@@ -28,7 +28,7 @@ def gaussian_kl(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tens
 def split_gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 2N, h, w) to mu and bounded logvar, each (B, N, h, w) float32."""
     mu, logvar = parameters.float().chunk(2, dim=1)
-    return mu, logvar.clamp(*LOGVAR_RANGE)
+    return mu, logvar.clamp(-LOGVAR_BOUND, LOGVAR_BOUND)
 
 
 class PictureNorm2d(nn.BatchNorm2d):

@@ -14,6 +14,7 @@ from modules.layers import reparameterise, split_gaussian
 
 FRAME_SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # channels at each resolution, as a share of those at 1/8
 POSE_SHARES = (0.1, 0.3, 0.6, 1.0)
+LOGVAR_SPAN = 6.0
 LAST_FRAME_LEVELS = (2, 3)  # 1/4 and 1/8
 SCALE = 8  # full resolution over the smallest
 
@@ -54,8 +55,6 @@ class Pyramid(nn.Module):
         self.blocks = nn.ModuleList(nn.Sequential(*map(Block, [c] * n)) for c, n in zip(channels, blocks, strict=True))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        if x.shape[-2] % SCALE or x.shape[-1] % SCALE:
-            raise ValueError(f"frames of {x.shape[-2]}x{x.shape[-1]}: height and width must be multiples of {SCALE}")
         pyramid, x = [], self.scale * (x - self.zero)
         for i, (conv, blocks) in enumerate(zip(self.convs, self.blocks, strict=True)):
             x = blocks(conv(act(x) if i else x))
@@ -103,6 +102,7 @@ class Gaussian_Predictor(nn.Module):
         """noise (B, N, H/8, W/8) from N(0, I), or None for z = mu."""
         joint = self.frame(frame_features[-1]) + self.pose(pose_features[-1])
         mu, logvar = split_gaussian(self.out(act(self.block(joint))))
+        logvar = LOGVAR_SPAN * torch.tanh(logvar / LOGVAR_SPAN)  # at high rates the KL would otherwise leap to 10^6
         return reparameterise(mu, logvar, noise), mu, logvar
 
 

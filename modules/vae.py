@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from modules import multiscale, template
 from modules.layers import gaussian_kl, reparameterise
 from modules.pixels import to_float
+from modules.runtime import InputError
 
 ARCHITECTURES = ("template", "multiscale")
 PRIORS = ("standard", "learned")
@@ -69,7 +70,12 @@ class VAE_Model(nn.Module):
         self.latent_scale = 1 if arch == "template" else multiscale.SCALE
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Shape of z for one frame of height x width pixels."""
+        """Shape of z for one frame of height x width pixels. InputError for a size that the architecture can't take."""
+        if height % self.latent_scale or width % self.latent_scale:
+            raise InputError(
+                f"frames of {height}x{width}: --arch multiscale expects a height and a width that are multiples of "
+                f"{self.latent_scale}"
+            )
         return self.config["N_dim"], height // self.latent_scale, width // self.latent_scale
 
     def rollout(

@@ -15,7 +15,7 @@ if [ -z "$DR" ]; then
 fi
 RUN="${RUN:-runs/demo-$(basename "$DR")}"
 
-"$python" Trainer.py --DR "$DR" --save_root "$RUN" --seed "${SEED:-0}" --num_epoch 10 --epoch_steps 200
+"$python" Trainer.py --DR "$DR" --save_root "$RUN" --seed "${SEED:-0}" --num_epoch 20 --epoch_steps 250 --val_every 4
 "$python" Tester.py --DR "$DR" --save_root "$RUN/test" --ckpt_path "$RUN/best.ckpt"
 
 echo
