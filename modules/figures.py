@@ -120,3 +120,26 @@ def draw_benchmark(rows: list[dict], path: Path) -> None:
     axis.invert_yaxis()
     axis.legend(frameon=False, loc="lower right")
     save_figure(figure, path)
+
+
+def draw_drift(values: np.ndarray, block: int, strip: np.ndarray, numbers: np.ndarray, path: Path) -> None:
+    """A long rollout: PSNR (dB) over the frames with its mean per block, above moments of truth and prediction.
+
+    values: PSNR of frames 2, 3, …; strip: the moments side by side, truth over prediction, (2 H, n W, 3) uint8;
+    numbers: the frame numbers of the n moments.
+    """
+    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 4.5), height_ratios=(2, 1.2))
+    above.plot(np.arange(2, len(values) + 2), values, color=BLUE, linewidth=0.4, alpha=0.6, label="frame")
+    starts = np.arange(0, len(values), block)
+    means = [values[start : start + block].mean() for start in starts]
+    edges = [*(starts + 2), len(values) + 2]
+    above.step(edges, [*means, means[-1]], where="post", color=ORANGE, label=f"mean of {block}")
+    above.set(xlabel="frame", ylabel="PSNR (dB)", xlim=(0, len(values) + 2))
+    above.legend(frameon=False, ncols=2)
+    below.imshow(strip, interpolation="nearest", aspect="equal")
+    width = strip.shape[1] / len(numbers)
+    below.set_xticks([(i + 0.5) * width for i in range(len(numbers))], [f"frame {n}" for n in numbers])
+    below.set_yticks([strip.shape[0] * 0.25, strip.shape[0] * 0.75], ["truth", "prediction"])
+    below.tick_params(length=0)
+    below.spines[:].set_visible(False)
+    save_figure(figure, path)
