@@ -10,7 +10,12 @@ if [ "${1:-}" = --pretrained ]; then
     PRETRAINED=docs/pretrained/dancer.ckpt
     shift
 fi
+if [ $# -gt 1 ] || [[ "${1:-}" == -* ]]; then
+    echo "usage: bash scripts/demo.sh [--pretrained] [DR]" >&2
+    exit 2
+fi
 DR="${1:+$(realpath "$1")}"
+VENV="${VENV:+$(realpath -ms "$VENV")}"
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
 python="$VENV/bin/python"
