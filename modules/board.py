@@ -33,7 +33,10 @@ class Board:
             if row[column] is not None:
                 self.writer.add_scalar(tag, row[column], epoch)
         if row["val_psnr"] is not None:
-            pictures = {f"strip/{name}": name for name in sequences} | {f"curve/{name}": name for name in CURVES}
+            pictures = {f"curve/{name}": name for name in CURVES}
+            for name in sequences:  # with --store_visualization every validation has a file of its own
+                own = f"{name}_epoch={epoch}"
+                pictures[f"strip/{name}"] = own if (self.figures / f"{own}.png").is_file() else name
             for tag, name in pictures.items():
                 if (self.figures / f"{name}.png").is_file():
                     with Image.open(self.figures / f"{name}.png") as image:

@@ -113,8 +113,9 @@ def write_results(root: Path, data: str, folders: dict[str, list[Path]], setting
 
 
 def mean_psnr(run) -> dict[str, float]:
-    """The Tester's mean PSNR of every sequence that it scored."""
-    scored = {s["name"]: s["psnr"] for s in run.test["sequences"] if s["psnr"] is not None}
+    """The Tester's mean PSNR of every sequence with true frames; nan where the model diverged."""
+    scored = {s["name"]: float("nan") if s["psnr"] is None else s["psnr"]
+              for s in run.test["sequences"] if s["psnr_per_frame"] is not None}  # fmt: skip
     if not scored:
         raise InputError(f"{run.test_folder}: no scores; the study needs the true frames of the test sequences")
     return scored

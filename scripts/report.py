@@ -114,7 +114,7 @@ def read_film(path: Path) -> np.ndarray:
 
 def encode_films(films: dict[str, dict[str, np.ndarray]], run: Run) -> list[dict]:
     """What the page's players need, the films as sheets of all frames; JPEG where PNG would be too large."""
-    per_frame = {str(s["name"]): s["psnr_per_frame"] for s in (run.test or {}).get("sequences", [])}
+    per_frame = {str(s["name"]): finite(s["psnr_per_frame"]) for s in (run.test or {}).get("sequences", [])}
     for quality in (None, *QUALITIES):
         sequences = []
         for name, film in films.items():
@@ -122,8 +122,9 @@ def encode_films(films: dict[str, dict[str, np.ndarray]], run: Run) -> list[dict
             columns = max(1, math.ceil(math.sqrt(frames * height / width)))
             sprites = {kind: encode_sheet(pictures, columns, None if kind == "pose" else quality)
                        for kind, pictures in film.items()}  # fmt: skip
+            psnr = per_frame[name] if any(value is not None for value in per_frame[name] or []) else None
             sequences.append({"name": name, "frames": frames, "height": height, "width": width, "columns": columns,
-                              "psnr": per_frame[name], "sprites": sprites})  # fmt: skip
+                              "psnr": psnr, "sprites": sprites})  # fmt: skip
         if sum(len(sprite) for s in sequences for sprite in s["sprites"].values()) <= MEGABYTES * 1e6:
             break
     return sequences

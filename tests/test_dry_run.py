@@ -46,7 +46,7 @@ def test_schedules_by_hand():
     assert {row["steps"] for row in rows} == {23410 // 16 // 2}
     fast = table("--preset", "report")
     assert fast[9]["steps"] == int(23410 * 0.4) // 16 // 4 and fast[10]["steps"] == 23410 // 16 // 4
-    cosine = table("--lr_schedule", "cosine", "--lr", 0.01, "--lr_min", 0.001, "--num_epoch", 8)
+    cosine = table("--lr_schedule", "cosine", "--lr", 0.01, "--lr_min", 0.001, "--num_epoch", 8, "--warmup_steps", 0)
     assert cosine[-1]["lr"] == pytest.approx(0.001)
     assert cosine[3]["lr"] == pytest.approx(0.0055, rel=0.01), "half way down after half of the steps"
 
@@ -69,7 +69,8 @@ def test_tensorboard_holds_the_scalars_strips_and_curves(dance, tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    flags = ["--preset", "template", "--num_epoch", 2, "--val_every", 2, "--device", "cpu", "--tensorboard"]
+    flags = ["--preset", "template", "--num_epoch", 2, "--val_every", 2, "--device", "cpu", "--tensorboard",
+             "--store_visualization"]  # fmt: skip
     result = run("Trainer.py", "--DR", dance, "--save_root", tmp_path, *SMALL, *flags)
     assert result.returncode == 0, result.stderr
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -80,7 +81,7 @@ def test_tensorboard_holds_the_scalars_strips_and_curves(dance, tmp_path):
         assert {event.step: event.value for event in events.Scalars(tag)} == pytest.approx(expected, rel=1e-5), tag
     assert set(events.Tags()["images"]) == {f"curve/{name}" for name in CURVES} | {"strip/val0"}
     (strip,) = events.Images("strip/val0")
-    with Image.open(tmp_path / "figures/val0.png") as image:
+    with Image.open(tmp_path / "figures/val0_epoch=1.png") as image:
         assert (strip.step, strip.width, strip.height) == (1, *image.size)
 
 

@@ -90,8 +90,10 @@ def test_large_films_become_jpeg_within_the_budget():
     report = load_script()
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 32, 3), dtype=np.uint8)
     films = {"0": {"truth": noise, "pose": noise, "prediction": noise}}
-    run_of = type("Run", (), {"test": {"sequences": [{"name": "0", "psnr_per_frame": None}]}})
-    assert report.encode_films(films, run_of)[0]["sprites"]["truth"].startswith("data:image/png")
+    run_of = type("Run", (), {"test": {"sequences": [{"name": "0", "psnr_per_frame": [float("nan")] * 39}]}})
+    (sequence,) = report.encode_films(films, run_of)
+    assert sequence["sprites"]["truth"].startswith("data:image/png")
+    assert sequence["psnr"] is None and 'class="plot"' not in report.player("0", sequence), "no number, no curve"
     report.MEGABYTES = 0.19
     sprites = report.encode_films(films, run_of)[0]["sprites"]
     assert sprites["truth"].startswith("data:image/jpeg") and sprites["pose"].startswith("data:image/png")
