@@ -93,7 +93,7 @@ def draw_latent_use(rows: list[dict], path: Path) -> None:
         runs = sorted((row for row in rows if row["prior"] == prior), key=lambda row: row["diversity"])
         x = [row["diversity"] for row in runs]
         for key, style, label in (
-            ("psnr_prior_mean", ":", "prior's mean"), ("psnr_prior_sample", "-", "mean sample"),
+            ("psnr_prior", ":", "prior's mean"), ("psnr_sample", "-", "mean sample"),
             ("psnr_best_sample", "--", "best sample"),
         ):  # fmt: skip
             if runs:
@@ -101,7 +101,7 @@ def draw_latent_use(rows: list[dict], path: Path) -> None:
                           label=f"{prior} prior: {label}")  # fmt: skip
         for row in runs:
             note = f"beta {row['beta']:g}\n{row['kl']:.0f} nats"
-            axis.annotate(note, (row["diversity"], row["psnr_prior_sample"]), fontsize=6, xytext=(4, -12),
+            axis.annotate(note, (row["diversity"], row["psnr_sample"]), fontsize=6, xytext=(4, -12),
                           textcoords="offset points")  # fmt: skip
     axis.legend(frameon=False, fontsize=7)
     save_figure(figure, path)

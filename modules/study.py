@@ -5,40 +5,11 @@ import io
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from dataloader import Sequence
-from modules.metrics import psnr
-from modules.pixels import to_float
 from modules.runs import Run
-from modules.runtime import autocast
-from modules.vae import VAE_Model
 
 STRATEGIES = ("Cyclical", "Monotonic", "None")
 REPORT = {"Cyclical": 21.535, "Monotonic": 21.488, "None": 22.648}  # dB, the report's averages over its test sequences
-ACTIVE = 0.01  # nats: a unit of the latent that carries less on average is not in use
-
-
-@torch.no_grad()
-def latent_use(model: VAE_Model, sequence: Sequence, dtype: torch.dtype) -> dict:
-    """What the latent of a model carries on one sequence, from its first frame, z the mean of either distribution.
-
-    kl_per_dimension: nats a frame of each of the latent's channels. active: units (channel, row, column) whose KL is
-    above ACTIVE on average; the share of collapsed units is what is left (compare Burda et al. 2016, section 5.2).
-    gain: dB of mean PSNR that z from the posterior, which sees the true frame, has over z from the prior.
-    """
-    device = next(model.parameters()).device
-    frames, poses = to_float(sequence.frames)[None].to(device), to_float(sequence.poses)[None].to(device)
-    model.eval()
-    with autocast(device, dtype):
-        posterior = model.rollout(frames[:, 0], poses, truth=frames, posterior_clips=1)
-        prior = model.rollout(frames[:, 0], poses)
-    kl = posterior.kl[0].mean(dim=0)  # (*latent) nats
-    scores = [float(psnr(out.frames[0], frames[0, 1:]).mean()) for out in (posterior, prior)]
-    return {
-        "kl_per_dimension": kl.flatten(1).sum(dim=1).tolist(), "active": int((kl > ACTIVE).sum()),
-        "units": kl.numel(), "psnr_posterior": scores[0], "psnr_prior": scores[1], "gain": scores[0] - scores[1],
-    }  # fmt: skip
 
 
 def mean_and_deviation(values: list[float], digits: int = 2) -> str:

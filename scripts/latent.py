@@ -6,8 +6,6 @@ Writes OUT.csv, OUT.md and OUT.png: what samples of the prior cost in PSNR again
 """
 
 import argparse
-import csv
-import io
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from modules.checkpoint import load_checkpoint, model_from_checkpoint, write_ato
 from modules.figures import draw_latent_use  # noqa: E402
 from modules.latent import latent_use  # noqa: E402
 from modules.runtime import pick_device, pick_precision, run_program  # noqa: E402
+from modules.study import to_csv, to_markdown  # noqa: E402
 
 
 def main() -> None:
@@ -37,24 +36,16 @@ def main() -> None:
         )
         settings = checkpoint.get("settings", {})
         name = {"run": Path(path).parent.name, "prior": model.config["prior"], "beta": settings.get("kl_beta")}
-        rows.append(name | use)
-        print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
-    write_tables(Path(args.out), rows)
+        rows.append(name | {key: value for key, value in use.items() if key != "kl_per_dimension"})
+        print(", ".join(f"{key} {cell(value)}" for key, value in rows[-1].items()))
+    table = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    for ending, text in (("md", to_markdown(table)), ("csv", to_csv(table))):
+        write_atomically(Path(f"{args.out}.{ending}"), lambda file, text=text: file.write(text.encode()))
     draw_latent_use(rows, Path(f"{args.out}.png"))
 
 
-def write_tables(out: Path, rows: list[dict]) -> None:
-    """The rows as CSV and as Markdown."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    for row in rows:
-        cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    write_atomically(out.with_name(out.name + ".csv"), lambda file: file.write(text.getvalue().encode()))
-    write_atomically(out.with_name(out.name + ".md"), lambda file: file.write(("\n".join(lines) + "\n").encode()))
+def cell(value) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

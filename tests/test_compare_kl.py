@@ -8,17 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT, SMALL, check_error, run
 
-from dataloader import Dataset_Dance
-from modules.checkpoint import load_checkpoint, model_from_checkpoint
-from modules.evaluate import predict
-from modules.metrics import psnr
 from modules.options import parse_tester, parse_trainer
 from modules.runtime import InputError
-from modules.study import ACTIVE, latent_table, latent_use, mean_and_deviation, study_table, to_csv, to_markdown
-from modules.vae import Rollout
+from modules.study import latent_table, mean_and_deviation, study_table, to_csv, to_markdown
 
 ORDER = [f"{strategy}/seed{seed}" for seed in (3, 5) for strategy in ("Cyclical", "Monotonic", "None")]
 
@@ -103,35 +97,6 @@ def test_other_flags_or_a_varied_flag_are_refused(study, dance, tmp_path):
     with pytest.raises(InputError, match="--lr 0.001, this one has 0.5"):
         start("--lr", 0.5)
     check_error(run("scripts/compare_kl.py", "--DR", dance, "--save_root", tmp_path / "x", "--seed", "1"), "--seeds")
-
-
-def test_latent_use_is_that_of_the_model(dance, trained):
-    model, size = model_from_checkpoint(load_checkpoint(trained[0] / "best.ckpt"), "best.ckpt")
-    sequence = Dataset_Dance(dance, "val", *size).sequences[0]
-    use = latent_use(model, sequence, torch.float32)
-    prior = predict(model, [sequence], torch.float32)[0][0]
-    assert use["psnr_prior"] == pytest.approx(psnr(prior[1:], sequence.frames[1:]).mean().item(), abs=1e-3)
-    assert use["gain"] == pytest.approx(use["psnr_posterior"] - use["psnr_prior"])
-    assert len(use["kl_per_dimension"]) == 4 and use["units"] == 4 * 16 * 32
-
-    class Collapsed(torch.nn.Module):
-        """A model whose latent carries 1 nat in two units and nothing in the others; its posterior predicts better."""
-
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def rollout(self, first, poses, truth=None, posterior_clips=0):
-            kl = torch.full((1, 11, 3, 2, 2), ACTIVE / 2)
-            kl[:, :, 1, 0] = 1.0
-            level = 0.51 if posterior_clips else 0.6
-            return Rollout(torch.full((1, 11, 3, 16, 32), level), kl)
-
-    grey = sequence._replace(frames=torch.full((12, 3, 16, 32), 0.5))
-    use = latent_use(Collapsed(), grey, torch.float32)
-    assert (use["active"], use["units"]) == (2, 12)
-    assert use["kl_per_dimension"] == pytest.approx([0.02, 2 + 0.01, 0.02])
-    assert use["gain"] == pytest.approx(20.0, abs=1e-3)
 
 
 def test_tables_by_hand():

@@ -4,9 +4,12 @@ import pytest
 import torch
 from conftest import noise_frames
 
-from dataloader import Sequence
-from modules.latent import latent_use
-from modules.vae import VAE_Model
+from dataloader import Dataset_Dance, Sequence
+from modules.checkpoint import load_checkpoint, model_from_checkpoint
+from modules.evaluate import predict
+from modules.latent import ACTIVE, latent_use
+from modules.metrics import psnr
+from modules.vae import Rollout, VAE_Model
 
 SEQUENCE = Sequence("val0", noise_frames(6, 3, 16, 32), noise_frames(6, 3, 16, 32, seed=1))
 
@@ -21,9 +24,9 @@ def test_a_latent_that_is_ignored_is_said_to_be():
     net = model()
     torch.nn.init.zeros_(net.Decoder_Fusion.latent.weight)
     use = latent_use(net, SEQUENCE, torch.float32)
-    assert use["kl"] == 0 and use["active_units"] == 0 and use["units"] == 4 * 2 * 4
+    assert use["kl"] == 0 and use["active"] == 0 and use["units"] == 4 * 2 * 4
     assert use["diversity"] == pytest.approx(0, abs=1e-4)
-    assert use["psnr_prior_mean"] == pytest.approx(use["psnr_posterior"]) == pytest.approx(use["psnr_prior_sample"])
+    assert use["psnr_prior"] == pytest.approx(use["psnr_posterior"]) == pytest.approx(use["psnr_sample"])
 
 
 def test_a_latent_that_is_used_is_measured():
@@ -32,6 +35,38 @@ def test_a_latent_that_is_used_is_measured():
         torch.nn.init.normal_(net.Gaussian_Predictor.out.weight)
         torch.nn.init.normal_(net.Decoder_Fusion.latent.weight)
     use = latent_use(net, SEQUENCE, torch.float32, num_samples=4)
-    assert use["kl"] > 1 and 0 < use["active_units"] <= use["units"]
+    assert use["kl"] > 1 and 0 < use["active"] <= use["units"]
     assert use["diversity"] > 0.1
-    assert use["psnr_best_sample"] >= use["psnr_prior_sample"]
+    assert use["psnr_best_sample"] >= use["psnr_sample"]
+
+
+def test_latent_use_is_that_of_the_model(dance, trained):
+    model, size = model_from_checkpoint(load_checkpoint(trained[0] / "best.ckpt"), "best.ckpt")
+    sequence = Dataset_Dance(dance, "val", *size).sequences[0]
+    use = latent_use(model, sequence, torch.float32)
+    prior = predict(model, [sequence], torch.float32)[0][0]
+    assert use["psnr_prior"] == pytest.approx(psnr(prior[1:], sequence.frames[1:]).mean().item(), abs=1e-3)
+    assert use["gain"] == pytest.approx(use["psnr_posterior"] - use["psnr_prior"])
+    assert len(use["kl_per_dimension"]) == 4 and use["units"] == 4 * 16 * 32
+
+    class Collapsed(torch.nn.Module):
+        """A model whose latent carries 1 nat in two units and nothing in the others; its posterior predicts better."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def latent_shape(self, height, width):
+            return 3, 2, 2
+
+        def rollout(self, first, poses, truth=None, noise=None, posterior_clips=0):
+            kl = torch.full((1, 11, 3, 2, 2), ACTIVE / 2)
+            kl[:, :, 1, 0] = 1.0
+            level = 0.51 if posterior_clips else 0.6
+            return Rollout(torch.full((len(first), 11, 3, 16, 32), level), kl)
+
+    grey = sequence._replace(frames=torch.full((12, 3, 16, 32), 0.5))
+    use = latent_use(Collapsed(), grey, torch.float32)
+    assert (use["active"], use["units"]) == (2, 12)
+    assert use["kl_per_dimension"] == pytest.approx([0.02, 2 + 0.01, 0.02])
+    assert use["gain"] == pytest.approx(20.0, abs=1e-3)
