@@ -60,7 +60,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch_size", type=positive, default=2, help="clips per optimizer step")
     group.add_argument("--lr", type=positive_float, default=1e-3, help="learning rate at its highest")
     group.add_argument("--optim", default="Adam", **one_of("Adam", "AdamW", "Muon"), help="optimizer")
-    group.add_argument("--gpu", type=positive, default=1, help="number of GPUs")
+    group.add_argument("--gpu", type=positive, default=1,
+                       help="processes on this machine, one per GPU, each with --batch_size clips of one whole batch")
     group.add_argument("--test", action="store_true", help="only validate the checkpoint")
     group.add_argument("--store_visualization", action="store_true",
                        help="keep the gif of every validation, not only of the latest")
@@ -120,6 +121,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
     group.add_argument("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
     group.add_argument("--val_every", type=positive, default=1, help="epochs between two validations")
+    group.add_argument("--save_minutes", type=positive_float, default=10.0,
+                       help="minutes between two saves within an epoch; last.ckpt is also written after every epoch")
+    group.add_argument("--max_bad_steps", type=positive, default=20,
+                       help="stop after so many steps in a row whose loss or gradient is not finite; such steps are "
+                            "skipped")
     group.add_argument("--overwrite", action="store_true",
                        help="start anew in a --save_root that holds a run; the old run is kept aside")  # fmt: skip
 
