@@ -74,7 +74,7 @@ class Trainer:
             args.kl_anneal_type, round(args.num_epoch * args.kl_horizon), args.kl_anneal_cycle, args.kl_anneal_ratio,
             args.kl_beta,
         )  # fmt: skip
-        self.epoch, self.history, self.best_psnr, self.within = 0, [], None, None
+        self.epoch, self.history, self.best_psnr, self.within, self.progress = 0, [], None, None, None
         if checkpoint:
             self._go_on_from(checkpoint, source)
 
@@ -255,10 +255,10 @@ class Trainer:
     def _begin(self, epoch: int) -> EpochProgress:
         """An epoch's progress: none, or that of the checkpoint which was written within it."""
         batch = self.args.batch_size * self.ranks.size
-        progress = EpochProgress.start(self.args, batch, self.steps[epoch], self.device)
+        progress = EpochProgress.start(self.args, batch, self.steps[epoch], self.device, before=self.progress)
         carry = progress.restore(self.within) if self.within else None
         self.carry = None if carry is None else self.ranks.share(carry).to(self.device)
-        self.within = None
+        self.within, self.progress = None, progress
         return progress
 
     def _teacher_forcing(self, window: Tensor, epoch: int, step: int, tfr: float) -> tuple[Tensor | None, bool]:

@@ -112,10 +112,13 @@ class EpochProgress:
     seconds: float = 0.0  # that they took
 
     @classmethod
-    def start(cls, args: argparse.Namespace, batch: int, steps: int, device: torch.device) -> "EpochProgress":
-        """An epoch of so many steps on `batch` clips, not yet begun."""
+    def start(
+        cls, args: argparse.Namespace, batch: int, steps: int, device: torch.device, before: "EpochProgress | None"
+    ) -> "EpochProgress":
+        """An epoch of so many steps on `batch` clips, not yet begun. before: the epoch whose streak goes on in it."""
         plan = {name: getattr(args, name) for name in PLAN} | {"batch": batch}
-        return cls(plan, steps, torch.zeros(4, device=device), *torch.zeros(2, dtype=torch.long, device=device))
+        streak = before.streak if before else torch.tensor(0, device=device)
+        return cls(plan, steps, torch.zeros(4, device=device), streak, streak)
 
     def add(self, numbers: Tensor, seconds: float) -> None:
         """Count a step. numbers: (4,), its loss, mse, kl, and 1 if it was good, 0 if it was skipped. seconds: that the

@@ -79,10 +79,18 @@ def stop_after(monkeypatch, number, steps):
     monkeypatch.setattr(trainer_module.Trainer, "step", step)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_within_the_epoch(dance, tmp_path, monkeypatch, number):
+@pytest.fixture(scope="module")
+def whole(dance, tmp_path_factory):
+    """The flags of a run, and the folder of it when nobody stops it."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
     flags = ["--DR", dance, *TINY, "--num_epoch", 2, "--epoch_steps", 4]
-    assert run_inside("Trainer.py", *flags, "--save_root", tmp_path / "whole").returncode == 0
+    assert run_inside("Trainer.py", *flags, "--save_root", folder).returncode == 0
+    return flags, folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_within_the_epoch(whole, tmp_path, monkeypatch, number):
+    flags, folder = whole
     with monkeypatch.context() as patch:
         stop_after(patch, number, 6)
         stopped = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run")
@@ -92,7 +100,7 @@ def test_a_signal_saves_within_the_epoch(dance, tmp_path, monkeypatch, number):
     assert within["step"] == 2 and within["carry"] is not None
     again = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run")
     assert again.returncode == 0 and "at epoch 1, after step 2 of 4." in again.stdout
-    check_equal(tmp_path / "whole", tmp_path / "run")
+    check_equal(folder, tmp_path / "run")
 
 
 def test_a_second_signal_quits_at_once(dance, tmp_path):
@@ -174,3 +182,65 @@ def test_the_clock_asks_for_a_save_and_a_signal_outdoes_it(monkeypatch):
         with pytest.raises(SystemExit) as ended:
             stops.end_if_asked("here")
         assert ended.value.code == 130
+
+
+def break_steps(monkeypatch, broken):
+    """The loss of the steps with these numbers, counted over the whole process, is not a number."""
+    original, done = trainer_module.frame_loss, []
+
+    def loss(*arguments, **keywords):
+        done.append(1)
+        return original(*arguments, **keywords) * (float("nan") if len(done) - 1 in broken else 1.0)
+
+    monkeypatch.setattr(trainer_module, "frame_loss", loss)
+
+
+@pytest.mark.parametrize("optimizer", ["Muon", "AdamW"])
+def test_a_step_that_is_not_finite_changes_nothing(dance, tmp_path, monkeypatch, optimizer):
+    """Two good steps and two broken ones leave weights and optimizer as the two good ones alone do."""
+    flags = ["--DR", dance, *TINY, "--num_epoch", 1, "--lr_schedule", "constant", "--ema", 0, "--optim", optimizer]
+    flags += ["--windows", "template"]
+    results = [run_inside("Trainer.py", *flags, "--epoch_steps", 2, "--save_root", tmp_path / "2")]
+    break_steps(monkeypatch, {2, 3})
+    results += [run_inside("Trainer.py", *flags, "--epoch_steps", 4, "--save_root", tmp_path / "4")]
+    assert [result.returncode for result in results] == [0, 0], results[1].stderr
+    good, skipped = (load_checkpoint(tmp_path / n / "last.ckpt") for n in "24")
+    for part in ("state_dict", "optimizer"):
+        for name, value in tensors(good[part]).items():
+            assert torch.equal(value, tensors(skipped[part])[name]), name
+    assert rows(tmp_path / "2")[0][1:4] == rows(tmp_path / "4")[0][1:4], "the means are those of the good steps"
+    assert "epoch 0: 2 of 4 steps skipped" in results[1].stdout and "skipped 2" in results[1].stderr
+
+
+def test_too_many_broken_steps_stop_the_run_and_keep_the_checkpoint(dance, tmp_path, monkeypatch):
+    flags = ["--DR", dance, *TINY, "--num_epoch", 9, "--epoch_steps", 2, "--save_root", tmp_path]
+    break_steps(monkeypatch, range(3, 1000))
+    result = run_inside("Trainer.py", *flags, "--max_bad_steps", 3)
+    check_error(result, "3 steps in a row", "--max_bad_steps 3", "last.ckpt is as before", "--lr")
+    assert [row[0] for row in rows(tmp_path)] == ["0", "1"], "the streak goes on from one epoch to the next"
+    assert load_checkpoint(tmp_path / "last.ckpt")["last_epoch"] == 1
+
+
+def test_weights_that_overflow_are_not_saved(dance, tmp_path):
+    """A rate that drives the weights out of float32 ends with one line; no checkpoint of it is written."""
+    flags = ["--DR", dance, *TINY, "--save_root", tmp_path, "--num_epoch", 1, "--epoch_steps", 2, "--optim", "Adam"]
+    flags += ["--warmup_steps", 0, "--lr_schedule", "constant", "--clip_norm", 1]
+    assert run_inside("Trainer.py", *flags, "--lr", 1e-3).returncode == 0
+    before = (tmp_path / "last.ckpt").read_bytes()
+    check_error(
+        run_inside("Trainer.py", *flags, "--num_epoch", 2, "--epoch_steps", 30, "--max_bad_steps", 5, "--lr", 1e9),
+        "last.ckpt is as before", "--lr",
+    )  # fmt: skip
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"),
+                                   MemoryError()])  # fmt: skip
+def test_out_of_memory_says_which_flag_to_lower(dance, tmp_path, monkeypatch, error):
+    def step(*_):
+        raise error
+
+    monkeypatch.setattr(trainer_module.Trainer, "step", step)
+    result = run_inside("Trainer.py", "--DR", dance, *TINY, "--num_epoch", 1, "--save_root", tmp_path)
+    check_error(result, "out of memory", "--batch_size")
