@@ -27,6 +27,8 @@ class InputError(Exception):
 def run_program(main) -> None:
     """Call `main()`. What the user or the machine can mend is one line on stderr and exit code 2, without a traceback:
     an InputError, a file that cannot be read or written, too little memory. Ctrl-C gives exit code 130."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold anything
     try:
         main()
     except InputError as error:
@@ -74,7 +76,7 @@ def lock_file(path: Path, wait: bool = False) -> IO | None:
     except OSError as error:
         raise InputError(f"{path}: cannot be locked ({error.strerror}); choose a folder on a local disk") from None
     file.close()  # locked by another process, or moved away since it was opened
-    return None
+    return lock_file(path, wait) if wait else None
 
 
 def derive_seed(*parts: int) -> int:
