@@ -20,6 +20,7 @@ from modules.picture_cache import cached_pictures, default_cache_dir
 from modules.runtime import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+MAX_DIGITS = 15  # of a frame number
 
 
 class Sequence(NamedTuple):
@@ -32,9 +33,10 @@ class Sequence(NamedTuple):
 
 def frame_number(path: Path) -> int:
     """The last number in a file's name: frame000123.png -> 123."""
-    digits = re.findall(r"\d+", path.stem)
-    if not digits:
-        raise InputError(f"{path}: a file name without a number; expected names like frame000123.png")
+    digits = re.findall("[0-9]+", path.stem)
+    if not digits or len(digits[-1]) > MAX_DIGITS:
+        kind = "a number of too many digits" if digits else "a file name without a number"
+        raise InputError(f"{path}: {kind}; expected names like frame000123.png")
     return int(digits[-1])
 
 
@@ -180,7 +182,7 @@ class Dataset_Dance(Dataset):
         labels = folder / "test_label"
         if not labels.is_dir():
             raise InputError(f"{labels}: folder not found; expected the layout {layout_hint(labels)}")
-        names = sorted((p.name for p in labels.iterdir() if p.is_dir() and p.name.isdigit()), key=int)
+        names = sorted((p.name for p in labels.iterdir() if p.is_dir() and re.fullmatch("[0-9]{1,9}", p.name)), key=int)
         if not names:
             raise InputError(f"{labels}: no test sequence; expected the layout {layout_hint(labels)}")
         sequences = []

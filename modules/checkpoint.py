@@ -2,11 +2,15 @@
 
 Ours and the course template's share `state_dict`, `lr`, `tfr` and `last_epoch`. Ours add
     config      how to build the model: the arguments of VAE_Model and the frame size
-    settings    the resolved flags of the run, for people to read
-    training    what is needed to go on exactly: training weights, EMA, optimizer, step, history, best score
+    settings    the resolved flags of the run, to compare with those of the command that goes on with it
+    training    what is needed to go on exactly: training weights, EMA, history, best score, the epoch's progress
+    optimizer   the state of each optimizer, by its name
 `state_dict` is always the weights to predict with. The template's `optimizer` holds the model's weights: not read.
+
+A file may come from anybody: names, types, shapes and sizes are checked before anything is built from them.
 """
 
+import math
 import os
 import pickle
 import tempfile
@@ -15,11 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from modules.runtime import InputError
 from modules.vae import VAE_Model
 
 TEMPLATE_SIZE = (32, 64)
+MAX_CHANNELS, MAX_SIDE, MAX_COUNT = 1 << 14, 1 << 14, 1 << 40  # F_dim and the others; pixels; epochs and steps
+LARGEST = 1e30  # of a number in the history
+UNREADABLE = "not a readable checkpoint; expected a file written by torch.save"
 
 
 def write_atomically(path: Path, write) -> None:
@@ -27,7 +35,7 @@ def write_atomically(path: Path, write) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
             write(file)
             file.flush()
@@ -50,6 +58,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: checkpoint not found")
+    check_archive(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -58,50 +67,172 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
                 f"{path}: holds pickled Python objects, which could run code when loaded; expected tensors and plain "
                 f"values only. If you trust it, save it again with torch.save({{'state_dict': …}}, path)"
             ) from None
-        raise InputError(f"{path}: not a readable checkpoint; expected a file written by torch.save") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
-        raise InputError(f"{path}: not a readable checkpoint; expected a file written by torch.save") from None
+        raise InputError(f"{path}: {UNREADABLE}") from None
+    except Exception:  # damaged bytes make the unpickler raise whatever they happen to mean
+        raise InputError(f"{path}: {UNREADABLE}") from None
     if not isinstance(contents, dict) or not isinstance(contents.get("state_dict"), dict):
         raise InputError(f"{path}: holds no 'state_dict'; expected a checkpoint of this project or the course template")
+    last_epoch = contents.get("last_epoch", -1)
+    if not is_whole(last_epoch, -1):
+        raise InputError(f"{path}: its last_epoch is not a whole number")
+    if not is_plain(contents.get("settings", {})):
+        raise InputError(f"{path}: its settings are not a dict of plain values")
     return contents
 
 
-def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[VAE_Model, tuple[int, int]]:
-    """Build the model that a checkpoint describes and load its weights. Returns it with its frame size (H, W).
+def check_archive(path: Path) -> None:
+    """InputError unless the file is a zip archive that claims no more bytes than it has: no bomb is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        claimed = sum(entry.file_size for entry in entries)
+    except Exception:  # see above
+        raise InputError(f"{path}: {UNREADABLE} (a zip archive)") from None
+    if claimed > path.stat().st_size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise InputError(f"{path}: its archive is compressed, or claims {claimed:,} bytes; torch.save does not")
 
-    A checkpoint without `config` is the course template's; its sizes are read from the shapes of its weights.
+
+def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], tuple[int, int]]:
+    """The arguments of VAE_Model and the frame size (H, W) that a checkpoint's weights are for.
+
+    Without `config` it is the course template's; its sizes are read from the shapes of its weights. The weights are
+    compared with a model without memory, so sizes that the file only claims cost nothing.
     """
     state = contents["state_dict"]
-    config = contents.get("config")
-    if config is None:
-        config = {"model": template_sizes(state, path), "frame_size": TEMPLATE_SIZE}
+    config = contents.get("config") or {"model": template_sizes(state, path), "frame_size": TEMPLATE_SIZE}
+    sizes, frame_size = (config.get(key) if isinstance(config, dict) else None for key in ("model", "frame_size"))
+    if not isinstance(frame_size, (list, tuple)) or len(frame_size) != 2:
+        raise InputError(f"{path}: its 'config' has no frame_size of two whole numbers")
+    if not all(is_whole(side, 1, MAX_SIDE) for side in frame_size):
+        raise InputError(f"{path}: its frame_size is outside 1 … {MAX_SIDE}")
+    if not isinstance(sizes, dict) or not all(
+        isinstance(value, str) if name in ("arch", "prior") else is_whole(value, 1, MAX_CHANNELS)
+        for name, value in sizes.items()
+    ):
+        raise InputError(f"{path}: its 'config' does not describe a model with channels of 1 … {MAX_CHANNELS}")
     try:
-        model = VAE_Model(**config["model"])
-        height, width = config["frame_size"]
-    except (KeyError, TypeError, ValueError) as error:
+        with torch.device("meta"):
+            model = VAE_Model(**sizes)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"{path}: its 'config' does not describe a model ({error})") from None
-    load_weights(model, state, path)
-    return model, (height, width)
+    check_weights(model, state, path)
+    return model.config, (frame_size[0], frame_size[1])
 
 
-def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
+def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[VAE_Model, tuple[int, int]]:
+    """Build the model that a checkpoint describes and load its weights. Returns it with its frame size (H, W)."""
+    config, frame_size = read_config(contents, path)
+    model = VAE_Model(**config)
+    load_weights(model, contents["state_dict"], path)
+    return model, frame_size
+
+
+def load_weights(model: torch.nn.Module, state: Any, path: str | Path) -> None:
     """Load a state_dict; an InputError names the first name or shape that does not fit."""
+    check_weights(model, state, path)
+    model.load_state_dict(state)
+
+
+def check_weights(model: torch.nn.Module, state: Any, path: str | Path) -> None:
+    """InputError unless `state` holds finite tensors of exactly the model's names and shapes."""
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: its weights are not a dict of tensors")
     expected = model.state_dict()
     for name, tensor in expected.items():
-        if not isinstance(state.get(name), torch.Tensor):
+        if not isinstance(state.get(name), Tensor):
             raise InputError(f"{path}: the weight {name} is missing; it is not a checkpoint of this architecture")
         if state[name].shape != tensor.shape:
             found, wanted = tuple(state[name].shape), tuple(tensor.shape)
             raise InputError(f"{path}: the weight {name} has shape {found}; expected {wanted}")
+        if not is_real(state[name]):
+            raise InputError(f"{path}: the weight {name} is not a dense tensor of real numbers")
         if not torch.isfinite(state[name].float()).all():
             raise InputError(f"{path}: the weight {name} holds values that are not finite")
-    extra = sorted(set(map(str, state)) - set(expected))
+    extra = [name for name in state if name not in expected]
     if extra:
-        raise InputError(f"{path}: the weight {extra[0]} is unknown; it is not a checkpoint of this architecture")
-    model.load_state_dict(state)
+        raise InputError(f"{path}: the weight {extra[0]!s:.80} is unknown; it is not a checkpoint of this architecture")
 
 
-def template_sizes(state: dict[str, torch.Tensor], path: str | Path) -> dict[str, Any]:
+def check_training(contents: dict[str, Any], path: str | Path, columns: tuple[str, ...]) -> dict[str, Any] | None:
+    """The `training` part of a checkpoint, or None if it holds weights only. columns: those of metrics.csv.
+
+    The weights and the optimizer's state are checked where they are loaded.
+    """
+    training, last_epoch = contents.get("training"), contents.get("last_epoch", -1)
+    if training is None:
+        return None
+
+    def check(right: bool, what: str) -> None:
+        if not right:
+            raise InputError(f"{path}: cannot go on from it: its {what} is damaged, or of another version")
+
+    check(isinstance(training, dict) and {"history", "best_psnr", "weights", "averaged"} <= set(training), "training")
+    history, within = training["history"], training.get("within")
+    check(isinstance(history, list) and all(isinstance(row, dict) for row in history), "history")
+    check(all(set(row) == set(columns) and all(map(is_number, row.values())) for row in history), "history")
+    epochs = [row["epoch"] for row in history]
+    check(all(is_whole(e) for e in epochs) and epochs == sorted(set(epochs)), "history")
+    check(not epochs or epochs[-1] == last_epoch, "history")
+    needed = [row[name] for row in history for name in ("beta", "tfr", "lr", "seconds")]
+    check(None not in needed and not any(map(math.isnan, needed)) and is_number(training["best_psnr"]), "history")
+    if within is not None:
+        check(isinstance(within, dict) and is_plain(within.get("plan")), "epoch's progress")
+        check(is_whole(within.get("steps"), 1) and is_whole(within.get("step"), 0, within["steps"]), "epoch's progress")
+        check(all(is_whole(within.get(name)) for name in ("streak", "longest")), "epoch's progress")
+        check(is_number(within.get("seconds")) and (within["seconds"] or -1) > 0, "epoch's progress")
+        sums, carry = within.get("sums"), within.get("carry")
+        check(is_real(sums) and sums.shape == (4,) and bool(sums.isfinite().all()), "epoch's progress")
+        check(carry is None or (is_real(carry) and carry.ndim == 4 and bool(carry.isfinite().all())), "carried frames")
+    return training
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, contents: dict[str, Any], path: str | Path) -> None:
+    """Load an optimizer's state per parameter. Its rates and the like are the flags', never the file's."""
+    kind, states = type(optimizer).__name__, contents.get("optimizer")
+    saved = states.get(kind) if isinstance(states, dict) else None
+    state = saved.get("state") if isinstance(saved, dict) else None
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: cannot go on from it: it holds no state of the optimizer {kind}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {"Muon": {"momentum"}}.get(kind, {"step", "exp_avg", "exp_avg_sq"})
+    for index, values in state.items():
+        fits = is_whole(index, 0, len(parameters) - 1) and isinstance(values, dict) and set(values) == names
+        if not fits or not all(
+            is_real(value)
+            and value.shape == (() if name == "step" else parameters[index].shape)
+            and bool(value.isfinite().all())
+            for name, value in values.items()
+        ):
+            raise InputError(f"{path}: cannot go on from it: the state of the optimizer {kind} is damaged")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is an ordinary tensor of real numbers that has the memory for every one of them."""
+    if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    if value.is_complex() or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def is_whole(value: Any, low: int = 0, high: int = MAX_COUNT) -> bool:
+    """Whether a value is a whole number within [low, high]."""
+    return type(value) is int and low <= value <= high
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is None, or a number that is not infinite (nan: the loss of an epoch without a good step)."""
+    return value is None or (type(value) in (int, float) and not abs(value) > LARGEST)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a dict from names to None, bool, numbers and strings."""
+    kinds = (type(None), bool, int, float, str)
+    return isinstance(value, dict) and all(type(k) is str and type(v) in kinds for k, v in value.items())
+
+
+def template_sizes(state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
     """F_dim, L_dim, N_dim and D_out_dim of a template checkpoint, from the shapes of the layers that set them."""
     layers = {
         "F_dim": "frame_transformation.6.weight",
@@ -112,7 +243,7 @@ def template_sizes(state: dict[str, torch.Tensor], path: str | Path) -> dict[str
     sizes: dict[str, Any] = {"arch": "template"}
     for name, layer in layers.items():
         weight = state.get(layer)
-        if not isinstance(weight, torch.Tensor) or weight.ndim != 4:
+        if not isinstance(weight, Tensor) or weight.ndim != 4:
             raise InputError(f"{path}: the weight {layer} is missing; expected the course template's 209 tensors")
         sizes[name] = weight.shape[0]
     return sizes

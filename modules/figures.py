@@ -1,9 +1,13 @@
 """Matplotlib figures of a run. Every function takes arrays and a path; it knows nothing of models or data sets."""
 
 import io
+import os
 from pathlib import Path
 
-import matplotlib
+from modules.picture_cache import default_cache_dir
+
+os.environ.setdefault("MPLCONFIGDIR", str(default_cache_dir() / "matplotlib"))  # its list of fonts
+import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -17,7 +17,7 @@ def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float
     parameters = [p for _, p in named]
     if name != "Muon":
         kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
-        return [kind([{"params": parameters, "lr_scale": 1.0}], lr=lr, weight_decay=weight_decay)]
+        return [kind([{"params": parameters, "lr_scale": 1.0}], lr=lr, weight_decay=weight_decay, fused=True)]
     matrices = [
         p for name, p in named
         if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in AUXILIARY_BOXES
@@ -28,7 +28,7 @@ def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float
         {"params": [p for p in parameters if id(p) not in known and p.ndim <= 1], "weight_decay": 0.0},
     ]
     rest = [group | {"lr_scale": AUXILIARY_RATE} for group in rest]
-    return [Muon(matrices, lr, weight_decay), torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99))]
+    return [Muon(matrices, lr, weight_decay), torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), fused=True)]
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
@@ -36,6 +36,17 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> Non
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
+
+
+def step_if(good: Tensor, optimizers: list[torch.optim.Optimizer]) -> None:
+    """One step of every optimizer where `good` () bool is true; where not, weights and state stay as they are.
+
+    It is decided on the device, so that the host need not wait for it: `found_inf`, which torch's fused optimizers and
+    Muon read, is what torch.amp.GradScaler sets for the same purpose.
+    """
+    for optimizer in optimizers:
+        optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
+        optimizer.step()
 
 
 class Muon(torch.optim.Optimizer):
@@ -50,6 +61,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
+        """One step; none if `found_inf` () is set and not 0, see step_if."""
+        bad = getattr(self, "found_inf", None)
+        good = 1.0 if bad is None else 1.0 - bad
         for group in self.param_groups:
             by_shape: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
             for p in group["params"]:
@@ -58,15 +72,16 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                by_shape.setdefault(tuple(p.shape), []).append((p, p.grad.lerp(momentum, group["momentum"])))
+                gradient = p.grad if bad is None else torch.where(bad > 0, momentum, p.grad)  # the mean stays
+                momentum.lerp_(gradient, 1 - group["momentum"])
+                by_shape.setdefault(tuple(p.shape), []).append((p, gradient.lerp(momentum, group["momentum"])))
             for (out, channels, kh, kw), pairs in by_shape.items():
                 # (out, kh kw in): the order of the columns does not matter, and channels_last weights lie like this
                 stacked = torch.stack([update.permute(0, 2, 3, 1).reshape(out, -1) for _, update in pairs])
                 size = 0.2 * max(stacked.shape[1:]) ** 0.5
                 for (p, _), update in zip(pairs, orthogonalise(stacked), strict=True):
                     update = update.reshape(out, kh, kw, channels).permute(0, 3, 1, 2)
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * size)
+                    p.mul_(1 - good * (group["lr"] * group["weight_decay"])).sub_(update * (good * group["lr"] * size))
 
 
 def orthogonalise(x: Tensor) -> Tensor:

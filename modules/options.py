@@ -60,7 +60,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch_size", type=positive, default=2, help="clips per optimizer step")
     group.add_argument("--lr", type=positive_float, default=1e-3, help="learning rate at its highest")
     group.add_argument("--optim", default="Adam", **one_of("Adam", "AdamW", "Muon"), help="optimizer")
-    group.add_argument("--gpu", type=positive, default=1, help="number of GPUs")
+    group.add_argument("--gpu", type=positive, default=1,
+                       help="processes on this machine, one per GPU, each with --batch_size clips of one whole batch")
     group.add_argument("--test", action="store_true", help="only validate the checkpoint")
     group.add_argument("--store_visualization", action="store_true",
                        help="keep the GIF and the panel films of every validation, not only of the latest")
@@ -124,6 +125,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                        help="also write scalars, strips and curves for TensorBoard to --save_root/tensorboard")
     group.add_argument("--dry_run", action="store_true",
                        help="print the resolved flags and write the schedules' curves to --save_root/dry_run; no data")
+    group.add_argument("--save_minutes", type=positive_float, default=10.0,
+                       help="minutes between two saves within an epoch; last.ckpt is also written after every epoch")
+    group.add_argument("--max_bad_steps", type=positive, default=20,
+                       help="stop after so many steps in a row whose loss or gradient is not finite; such steps are "
+                            "skipped")
     group.add_argument("--overwrite", action="store_true",
                        help="start anew in a --save_root that holds a run; the old run is kept aside")  # fmt: skip
 

@@ -4,10 +4,20 @@ Randomness is a pure function of (seed, stream, epoch, step): nothing has to be 
 """
 
 import contextlib
+import os
 import sys
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks
+    fcntl = None
+
+MESSAGE_LENGTH = 600  # characters of an error's line
 
 
 class InputError(Exception):
@@ -15,12 +25,58 @@ class InputError(Exception):
 
 
 def run_program(main) -> None:
-    """Call `main()`. An InputError becomes one line on stderr and exit code 2, without a traceback."""
+    """Call `main()`. What the user or the machine can mend is one line on stderr and exit code 2, without a traceback:
+    an InputError, a file that cannot be read or written, too little memory. Ctrl-C gives exit code 130."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold anything
     try:
         main()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except OSError as error:
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail("out of memory: lower --batch_size or --train_vi_len in training, else --frame_H and --frame_W")
+
+
+def fail(message: str) -> None:
+    """End the program with one line on stderr and exit code 2."""
+    print(f"error: {' '.join(message.split())[:MESSAGE_LENGTH]}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, CUDA or torch's CPU allocator has run out of memory."""
+    kinds = (MemoryError, torch.cuda.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error) or "CUDA out of memory" in str(error)
+
+
+def lock_file(path: Path, wait: bool = False) -> IO | None:
+    """Create `path` and lock it until the file returned is closed or the process ends, however it ends.
+
+    None if another process has it locked; with `wait`, wait for that one instead.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written to ({error.strerror})") from None
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be locked ({error.strerror}); choose a folder on a local disk") from None
+    file.close()  # locked by another process, or moved away since it was opened
+    return lock_file(path, wait) if wait else None
 
 
 def derive_seed(*parts: int) -> int:

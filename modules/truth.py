@@ -14,6 +14,8 @@ from dataloader import Sequence, find_root, list_pictures
 from modules.picture_cache import read_picture
 from modules.runtime import InputError
 
+MAX_CHARACTERS = 64  # of one number in a text file, the space after it included
+
 
 def find_truth(root: str, given: str | None, sequences: list[Sequence]) -> list[Tensor | None]:
     """True frames of every sequence, (T, 3, H, W), the first frame included; None where there are none.
@@ -52,6 +54,7 @@ def read_one(folder: Path, sequence: Sequence) -> Tensor | None:
     path = folder / f"GT{sequence.name}.csv"
     if not path.is_file():
         return None
+    check_size(path, sequence.poses.numel())
     try:
         values = np.array(path.read_text().split(), dtype=np.float32)
     except (ValueError, OSError) as error:
@@ -63,10 +66,17 @@ def read_one(folder: Path, sequence: Sequence) -> Tensor | None:
     return torch.from_numpy(values.reshape(tuple(sequence.poses.shape)).clip(0, 1))
 
 
+def check_size(path: Path, numbers: int) -> None:
+    """InputError for a file too large for so many numbers, before it is read into memory."""
+    if path.stat().st_size > MAX_CHARACTERS * numbers + 1_000_000:
+        raise InputError(f"{path}: {path.stat().st_size:,} bytes; expected {numbers:,} numbers")
+
+
 def read_kaggle(path: Path, sequences: list[Sequence]) -> list[Tensor | None]:
     """All sequences from one gt.csv: header `id,0,1,…`, rows sequence-major then frame, pixels 0..255 as C, H, W."""
     shape = sequences[0].poses.shape[1:]
     lengths = [len(sequence.poses) for sequence in sequences]
+    check_size(path, sum(lengths) * (1 + shape.numel()))
     try:
         rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
     except (ValueError, OSError) as error:

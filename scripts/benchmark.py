@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from dataloader import Sequence, list_pictures  # noqa: E402
 from modules.checkpoint import write_atomically  # noqa: E402
+from modules.distributed import Ranks  # noqa: E402
 from modules.evaluate import predict  # noqa: E402
 from modules.figures import draw_benchmark  # noqa: E402
 from modules.options import parse_trainer  # noqa: E402
@@ -49,7 +50,7 @@ class Case:
             flags += ["--batch_size", "4"]  # the report's batch
         args = parse_trainer([*flags, "--precision", precision, "--epoch_steps", "1000"])
         args.frame_H, args.frame_W = 32, 64
-        self.trainer = Trainer(args, None)
+        self.trainer = Trainer(args, None, None, Ranks())
         self.plan = self.trainer._plan(0)
         self.files = [list_pictures(data / "train" / name) for name in ("train_img", "train_label")]
         if reference:
@@ -121,9 +122,10 @@ import sys, time, resource
 sys.argv = ["Trainer.py", *sys.argv[2:], "--epoch_steps", "1", "--num_epoch", "1"]
 begun = float({begun})
 import Trainer, torch
+from modules.distributed import Ranks
 args = Trainer.parse_trainer()
 args.frame_H, args.frame_W = 32, 64
-trainer = Trainer.Trainer(args, None)
+trainer = Trainer.Trainer(args, None, None, Ranks())
 trainer.step(trainer._plan(0), 0, 0, 1.0, 0.0, 1e-4)
 print("SECONDS", time.time() - begun)
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dataloader import Dataset_Dance
 from modules.checkpoint import load_checkpoint, model_from_checkpoint
+from modules.distributed import Ranks
 from modules.evaluate import predict
 from modules.metrics import psnr
 from modules.optimizers import build_optimizers
@@ -57,7 +58,7 @@ def test_best_holds_weights_and_configuration_only(trained):
     assert "optimizer" not in best and "training" not in best
     assert best["val_psnr"] == max(float(row["val_psnr"]) for row in rows(trained[0]))
     last = load_checkpoint(trained[0] / "last.ckpt")
-    assert "param_groups" in last["optimizer"], "the optimizer's state, not the weights again"
+    assert "exp_avg" in last["optimizer"]["Adam"]["state"][0], "the optimizer's state, not the weights again"
 
 
 def test_same_seed_same_numbers_other_seed_others(dance, trained, tmp_path):
@@ -249,6 +250,7 @@ def test_report_rule_changes_target_with_the_coin():
     protocol = args.batch_size, args.lr, args.num_epoch, args.fast_train_epoch, args.fast_partial
     assert protocol == (4, 1e-4, 61, 10, 0.4)
     trainer = object.__new__(Trainer)
+    trainer.ranks = Ranks()
     trainer.args, trainer.device, trainer.dtype, trainer.averaged = args, torch.device("cpu"), torch.float32, None
     args.frame_H, args.frame_W, trainer.steps = 8, 8, [1]
     frames = torch.rand(6, 3, 8, 8)

@@ -1,0 +1,103 @@
+"""Start Trainer.py over and over in forked children, since importing torch costs seconds; kill them at random moments.
+
+    python tests/forked.py SEED KILLS SAVE_ROOT flags…
+
+Writes SAVE_ROOT/whole, a run that nobody stops, and SAVE_ROOT/killed1, killed2, …, runs that are killed (SIGKILL) and
+started again until they end, so many that KILLS kills have happened. Prints what happened, one word per start.
+"""
+
+import io
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch  # noqa: E402
+
+import Trainer  # noqa: E402
+from modules.figures import draw_psnr_per_frame  # noqa: E402
+from modules.runtime import run_program  # noqa: E402
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_call(module, name: str, count: int) -> None:
+    """Replace module.name: the count-th call ends this process; torch.save's after it has written half of the file."""
+    original, calls = getattr(module, name), []
+
+    def call(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) < count:
+            return original(*arguments, **keywords)
+        if name == "save":
+            buffer = io.BytesIO()
+            original(arguments[0], buffer)
+            arguments[1].write(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+            arguments[1].flush()
+        die()
+
+    setattr(module, name, call)
+
+
+def start(folder: Path, flags: list[str], log: Path, prepare=lambda: None) -> int:
+    """Fork a child that trains into `folder`; returns its process id."""
+    child = os.fork()
+    if child:
+        return child
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv, code = ["Trainer.py", "--save_root", str(folder), *flags], 1
+    prepare()
+    try:
+        run_program(Trainer.main)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    seed, kills, root, flags = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
+    torch.set_num_threads(1)
+    torch.optim.Adam([torch.zeros(1)])  # imports torch._dynamo, once for all
+    draw_psnr_per_frame({"": [1.0]}, root / "warm_up.png")
+    rng, log, run = random.Random(seed), root / "log.txt", 1
+    begin = time.monotonic()
+    _, status = os.waitpid(start(root / "whole", flags, log), 0)
+    assert status == 0, log.read_text()
+    seconds = time.monotonic() - begin
+    while kills:
+        write, count = rng.choice([(torch, "save"), (os, "fsync"), (os, "replace")]), rng.randint(1, 8)
+        inside, moment = rng.random() < 0.5, rng.uniform(0, seconds / 2)
+        child = start(root / f"killed{run}", flags, log, lambda: inside and die_at_call(*write, count))  # noqa: B023
+        if not inside:
+            time.sleep(moment)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            kills -= 1
+            print(write[1] if inside else "clock")
+        else:
+            assert os.WEXITSTATUS(status) == 0, log.read_text()
+            print("ended")
+            run += 1
+    _, status = os.waitpid(start(root / f"killed{run}", flags, log), 0)
+    assert status == 0, log.read_text()
+
+
+if __name__ == "__main__":
+    main()
