@@ -169,10 +169,12 @@ def draw_frames(runs: list[Run]):
         axis.fill_between(frames, np.nanmin(table, axis=0), np.nanmax(table, axis=0), color=style["color"], alpha=0.18,
                           linewidth=0)  # fmt: skip
         lengths.add(run.settings.get("train_vi_len"))
-    for length in sorted(lengths - {None}):
+    lengths = sorted(lengths - {None})
+    for length in lengths:
         axis.axvline(length, color="0.4", linestyle=":", linewidth=1)
-        axis.annotate(f" trained on clips of {length}", (length, 0.02), xycoords=("data", "axes fraction"), fontsize=7,
-                      color="0.3")  # fmt: skip
+    if lengths:
+        axis.annotate(f" trained on clips of {', '.join(map(str, lengths))}", (lengths[-1], 0.02), fontsize=7,
+                      xycoords=("data", "axes fraction"), color="0.3")  # fmt: skip
     kinds = sorted({f"{run.scored_on}: {len(run.scores)}" for run in runs if run.scores})
     axis.set(xlabel="frame", ylabel="PSNR (dB)")
     axis.set_title(f"PSNR per frame, median and range ({', '.join(kinds)})")

@@ -31,12 +31,13 @@ DEFINITIONS = {
 
 def ssim(frames: Tensor, truth: Tensor) -> Tensor:
     """SSIM of every frame: (T, 3, H, W) twice, uint8 or float -> (T). nan for pictures smaller than the window."""
-    frames, truth = to_float(frames).clamp(0, 1).double(), to_float(truth).double()
+    frames, truth = to_float(frames).clamp(0, 1), to_float(truth).expand_as(frames)
     if min(frames.shape[-2:]) < SSIM["kernel_size"]:
         return torch.full((len(frames),), torch.nan)
     from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds to import
 
-    return structural_similarity_index_measure(frames, truth.expand_as(frames), reduction="none", **SSIM)
+    chunks = zip(frames.split(64), truth.split(64), strict=True)  # float32, in parts: ten times faster, less memory
+    return torch.cat([structural_similarity_index_measure(*pair, reduction="none", **SSIM).view(-1) for pair in chunks])
 
 
 def all_scores(predicted: Tensor, truth: Tensor) -> dict:
