@@ -18,7 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataloader import Dataset_Dance
-from modules.checkpoint import check_training, load_optimizer, load_weights, save_checkpoint, write_atomically
+from modules.checkpoint import (
+    build_model,
+    check_training,
+    load_optimizer,
+    load_weights,
+    save_checkpoint,
+    write_atomically,
+)  # fmt: skip
 from modules.distributed import Ranks, is_launched, join, launch
 from modules.evaluate import predict, score, warn_if_below_baseline
 from modules.figures import draw_psnr_per_frame, draw_run
@@ -64,7 +71,8 @@ class Trainer:
             self.steps = [args.epoch_steps or max(1, count // (args.batch_size * ranks.size)) for count in windows]
 
         torch.manual_seed(args.seed)
-        self.model = VAE_Model(args.arch, args.F_dim, args.L_dim, args.N_dim, args.D_out_dim, args.prior)
+        sizes = {name: getattr(args, name) for name in ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim", "prior")}
+        self.model = build_model(sizes, (args.frame_H, args.frame_W), f"--arch {args.arch} with these sizes")
         if checkpoint:
             load_weights(self.model, checkpoint["state_dict"], source)
         self.model.to(self.device, memory_format=torch.channels_last)
