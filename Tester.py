@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dataloader import Dataset_Dance, Sequence
 from modules.baselines import training_set, trivial_predictions
-from modules.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically
+from modules.checkpoint import check_frame_size, load_checkpoint, model_from_checkpoint, write_atomically
 from modules.evaluate import predict, score
 from modules.figures import draw_psnr_per_frame
 from modules.metrics import psnr_kaggle
@@ -37,6 +37,7 @@ def main() -> None:
     model, size = model_from_checkpoint(load_checkpoint(args.ckpt_path), args.ckpt_path)
     model.to(device, memory_format=torch.channels_last)
     height, width = args.frame_H or size[0], args.frame_W or size[1]
+    check_frame_size(model, (height, width), str(args.ckpt_path))
     sequences = Dataset_Dance(
         args.DR, "test", height, width, cache_dir=args.cache_dir, workers=args.num_workers
     ).sequences

@@ -8,8 +8,6 @@ One training step is `Trainer.step`, one epoch `Trainer.train_epoch`, the whole 
 import argparse
 import contextlib
 import copy
-import csv
-import io
 import time
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from tqdm import tqdm
 
 from dataloader import Dataset_Dance
 from modules.board import Board
-from modules.checkpoint import check_training, load_optimizer, load_weights, save_checkpoint, write_atomically
+from modules.checkpoint import build_model, check_training, load_optimizer, load_weights, save_checkpoint
 from modules.distributed import Ranks, is_launched, join, launch
 from modules.dry_run import dry_run
 from modules.evaluate import predict
@@ -28,7 +26,7 @@ from modules.metrics import frame_mse
 from modules.optimizers import build_optimizers, set_learning_rate, step_if
 from modules.options import parse_trainer
 from modules.pixels import to_float
-from modules.resume import EpochProgress, Stops, check_finite, claim_folder, find_start, settings_of
+from modules.resume import EpochProgress, Stops, check_finite, claim_folder, find_start, settings_of, write_metrics
 from modules.runs import describe_environment, write_json
 from modules.runtime import InputError, autocast, pick_device, pick_precision, random_generator, run_program
 from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
@@ -67,8 +65,8 @@ class Trainer:
             self.steps = [args.epoch_steps or max(1, count // (args.batch_size * ranks.size)) for count in windows]
 
         torch.manual_seed(args.seed)
-        self.model = VAE_Model(args.arch, args.F_dim, args.L_dim, args.N_dim, args.D_out_dim, args.prior)
-        self.model.latent_shape(args.frame_H, args.frame_W)  # an error for sizes that the architecture can't take
+        sizes = {name: getattr(args, name) for name in ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim", "prior")}
+        self.model = build_model(sizes, (args.frame_H, args.frame_W), f"--arch {args.arch} with these sizes")
         if checkpoint:
             load_weights(self.model, checkpoint["state_dict"], source)
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -195,11 +193,7 @@ class Trainer:
 
     def save(self, row: dict, numbered: bool) -> None:
         """Write metrics.csv, the figures and the checkpoints of a finished epoch."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.history)
-        write_atomically(self.root / "metrics.csv", lambda file: file.write(text.getvalue().encode()))
+        write_metrics(self.root / "metrics.csv", COLUMNS, self.history)
         draw_run(self.history, self.root / "figures")
 
         weights, everything = self._checkpoint(row)
@@ -260,7 +254,8 @@ class Trainer:
         """An epoch's progress: none, or that of the checkpoint which was written within it."""
         batch = self.args.batch_size * self.ranks.size
         progress = EpochProgress.start(self.args, batch, self.steps[epoch], self.device, before=self.progress)
-        carry = progress.restore(self.within) if self.within else None
+        frame = (3, self.args.frame_H, self.args.frame_W)
+        carry = progress.restore(self.within, frame) if self.within else None
         self.carry = None if carry is None else self.ranks.share(carry).to(self.device)
         self.within, self.progress = None, progress
         return progress
@@ -326,12 +321,13 @@ def main() -> None:
     if args.test and not args.ckpt_path:
         raise InputError("--test validates a checkpoint: give it with --ckpt_path")
     if args.gpu > 1 and not is_launched():
-        launch(main, args.gpu)
+        launch(main, args.gpu, args.device)
         return
     with join(args.device) as ranks, contextlib.ExitStack() as held:
         with ranks.first_alone():
             if ranks.rank == 0:
-                held.enter_context(claim_folder(Path(args.save_root), args.overwrite and not args.test))
+                anew = args.overwrite and not args.test
+                held.enter_context(claim_folder(Path(args.save_root), anew, args.ckpt_path))
             checkpoint, source = find_start(args)
             trainer = Trainer(args, checkpoint, source, ranks)
         if args.test:

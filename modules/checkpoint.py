@@ -10,6 +10,7 @@ Ours and the course template's share `state_dict`, `lr`, `tfr` and `last_epoch`.
 A file may come from anybody: names, types, shapes and sizes are checked before anything is built from them.
 """
 
+import io
 import math
 import os
 import pickle
@@ -41,8 +42,9 @@ def write_atomically(path: Path, write) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise InputError(f"{path}: cannot be written ({error}); what was there before is kept") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -50,7 +52,9 @@ def write_atomically(path: Path, write) -> None:
 
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain Python values."""
-    write_atomically(path, lambda file: torch.save(contents, file))
+    buffer = io.BytesIO()  # torch.save on a file hides the reason of a failed write
+    torch.save(contents, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -110,11 +114,8 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
         for name, value in sizes.items()
     ):
         raise InputError(f"{path}: its 'config' does not describe a model with channels of 1 … {MAX_CHANNELS}")
-    try:
-        with torch.device("meta"):
-            model = VAE_Model(**sizes)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise InputError(f"{path}: its 'config' does not describe a model ({error})") from None
+    with torch.device("meta"):
+        model = build_model(sizes, frame_size, f"{path}: its 'config'")
     check_weights(model, state, path)
     return model.config, (frame_size[0], frame_size[1])
 
@@ -125,6 +126,25 @@ def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[V
     model = VAE_Model(**config)
     load_weights(model, contents["state_dict"], path)
     return model, frame_size
+
+
+def build_model(sizes: dict[str, Any], frame_size: tuple[int, int], source: str) -> VAE_Model:
+    """VAE_Model(**sizes) for frames (H, W); an InputError says what is wrong with `source`, which gave the sizes."""
+    try:
+        model = VAE_Model(**sizes)
+        if not all(parameter.numel() for parameter in model.parameters()):
+            raise ValueError("a layer has no channels: a size is too small")
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise InputError(f"{source} does not describe a model ({error})") from None
+    check_frame_size(model, frame_size, source)
+    return model
+
+
+def check_frame_size(model: VAE_Model, frame_size: tuple[int, int], source: str) -> None:
+    """InputError if the model cannot make frames (H, W)."""
+    if any(side % model.latent_scale for side in frame_size):
+        height, width = frame_size
+        raise InputError(f"{source}: frames of {height}x{width}; expected multiples of {model.latent_scale}")
 
 
 def load_weights(model: torch.nn.Module, state: Any, path: str | Path) -> None:

@@ -135,7 +135,7 @@ def join(device: str | None) -> Iterator[Ranks]:
         torch.cuda.set_device(local)
     elif "OMP_NUM_THREADS" not in os.environ:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
+        torch.set_num_threads(max(1, torch.get_num_threads() // here))
     with peers():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     ranks, stdout = Ranks(dist.get_rank(), dist.get_world_size()), sys.stdout
@@ -149,9 +149,9 @@ def join(device: str | None) -> Iterator[Ranks]:
         sys.stdout = stdout
 
 
-def launch(main, processes: int) -> None:
+def launch(main, processes: int, device: str | None) -> None:
     """Run `main()` in so many processes of this machine; they end together. Signals are handed on to them."""
-    if torch.cuda.is_available() and torch.cuda.device_count() < processes and "cpu" not in sys.argv:
+    if device != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() < processes:
         raise InputError(f"--gpu {processes}: torch finds {torch.cuda.device_count()} GPUs here")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -5,7 +5,9 @@ Everything random is a function of (seed, epoch, step), so a run goes on exactly
 """
 
 import argparse
+import csv
 import dataclasses
+import io
 import math
 import os
 import signal
@@ -16,7 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from modules.checkpoint import load_checkpoint, read_config
+from modules.checkpoint import load_checkpoint, read_config, write_atomically
 from modules.distributed import Ranks
 from modules.runtime import InputError, lock_file
 
@@ -30,15 +32,17 @@ PLAN = ("train_vi_len", "windows", "random_start", "persist", "shift_down", "shi
         "fast_partial", "fast_train_epoch", "epoch_steps")  # fmt: skip
 
 
-def claim_folder(root: Path, overwrite: bool) -> IO:
+def claim_folder(root: Path, overwrite: bool, needed: str | None = None) -> IO:
     """Lock --save_root for this process until the file that is returned is closed, or the process ends in any way.
 
-    InputError if another process has it. overwrite: an old run is kept aside first.
+    InputError if another process has it. overwrite: an old run is kept aside first, unless a `needed` file is in it.
     """
     lock = lock_file(root / ".lock")
     if lock is None:
         raise InputError(f"--save_root {root}: another process is writing to it; wait for it or choose another folder")
     if overwrite and (root / "last.ckpt").exists():
+        if needed and root.resolve() in Path(needed).resolve().parents:
+            raise InputError(f"--overwrite would move --ckpt_path {needed} away; choose another --save_root")
         keep_aside(root)
         return claim_folder(root, overwrite=False)
     for folder in (root, root / "figures"):
@@ -92,6 +96,15 @@ def check_same_run(args: argparse.Namespace, settings: dict[str, Any]) -> None:
         print(f"Changed: {', '.join(changes)}. It counts from here on: the result is not that of an unbroken run.")
     if "num_epoch" in changed:
         print("The schedules of learning rate and beta are from here on those of a run of the new --num_epoch.")
+
+
+def write_metrics(path: Path, columns: tuple[str, ...], history: list[dict]) -> None:
+    """metrics.csv: a row per epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -152,20 +165,22 @@ class EpochProgress:
         numbers = {"streak": int(self.streak), "longest": int(self.longest)}
         return {"plan": self.plan, "steps": self.steps, "step": self.step, "seconds": self.seconds} | tensors | numbers
 
-    def restore(self, saved: dict[str, Any]) -> Tensor | None:
-        """Go on from what `saved` gave; returns the carried frames.
+    def restore(self, saved: dict[str, Any], frame: tuple[int, int, int]) -> Tensor | None:
+        """Go on from what `saved` gave; returns the carried frames, each of shape `frame`, of all processes.
 
         With other steps than then it is at the same share of the epoch, and nothing is carried.
         """
-        same = saved["plan"] == self.plan and saved["steps"] == self.steps
+        carry, same = saved["carry"], saved["plan"] == self.plan and saved["steps"] == self.steps
+        if same and carry is not None and carry.shape != (self.plan["batch"], *frame):
+            raise InputError(f"the checkpoint's carried frames have shape {tuple(carry.shape)}; expected other ones")
         self.step = saved["step"] if same else round(saved["step"] / saved["steps"] * self.steps)
         scale = self.step / saved["step"] if saved["step"] else 0.0
-        self.sums = saved["sums"].to(self.sums.device) * scale
+        self.sums = saved["sums"].float().to(self.sums.device) * scale
         self.streak, self.longest = self.streak + saved["streak"], self.longest + saved["longest"]
         self.seconds = saved["seconds"] * scale
         if not same:
             print(f"The steps of an epoch are others than before: going on after step {self.step} of {self.steps}.")
-        return saved["carry"] if same else None
+        return carry.float() if same and carry is not None else None
 
 
 def check_finite(model: nn.Module, checkpoint: Path) -> None:

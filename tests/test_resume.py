@@ -59,7 +59,7 @@ def test_twenty_kills_and_the_result_is_bit_equal(dance, tmp_path):
     result = run("tests/forked.py", 5, 20, tmp_path, *flags)
     assert result.returncode == 0, result.stderr
     kinds = result.stdout.split()
-    assert {"clock", "save", "fsync", "replace"} <= set(kinds), kinds
+    assert {"clock", "half", "fsync", "replace"} <= set(kinds), kinds
     runs = sorted(tmp_path.glob("killed*"))
     for folder in runs:
         check_equal(tmp_path / "whole", folder)
