@@ -70,6 +70,8 @@ def test_two_processes_give_the_numbers_of_one_with_the_whole_batch_and_one_goes
     single, double = (load_checkpoint(tmp_path / n / "last.ckpt") for n in "12")
     for part in ("weights", "averaged"):
         for name, tensor in single["training"][part].items():
+            if name == "label_transformation.1.bias":
+                continue  # the norm after it makes its gradient zero: Adam only amplifies rounding
             torch.testing.assert_close(double["training"][part][name], tensor, rtol=1e-3, atol=1e-5, msg=name)
     for row, other in zip(single["training"]["history"], double["training"]["history"], strict=True):
         for name in ("loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr"):
