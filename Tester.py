@@ -50,6 +50,8 @@ def main() -> None:
     predicted = predict(model, sequences, dtype, args.seed, args.num_samples)
     seconds = time.perf_counter() - begin
     print(f"{seconds:.1f} s, {seconds / len(sequences):.1f} s per sequence.")
+    if not all(torch.isfinite(frames).all() for frames in predicted):
+        raise InputError(f"{args.ckpt_path}: predicts values that are not finite; its weights cannot be used")
 
     results = [score(p, t) if t is not None else None for p, t in zip(predicted, truth, strict=True)]
     for sequence, frames, true_frames, scores in zip(sequences, predicted, truth, results, strict=True):

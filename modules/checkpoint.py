@@ -10,11 +10,12 @@ Ours and the course template's share `state_dict`, `lr`, `tfr` and `last_epoch`.
 A file may come from anybody: names, types, shapes and sizes are checked before anything is built from them.
 """
 
+import contextlib
 import io
 import math
 import os
 import pickle
-import tempfile
+import secrets
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,10 @@ UNREADABLE = "not a readable checkpoint; expected a file written by torch.save"
 
 def write_atomically(path: Path, write) -> None:
     """Call `write(file)` on a temporary file beside `path`, sync it, then move it there: whole or not at all."""
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -46,8 +46,8 @@ def write_atomically(path: Path, write) -> None:
         reason = error.strerror or error
         raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
@@ -85,15 +85,23 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_archive(path: Path) -> None:
-    """InputError unless the file is a zip archive that claims no more bytes than it has: no bomb is unpacked."""
+    """InputError unless the file is a whole zip archive that claims no more bytes than it has: no bomb is unpacked.
+
+    The checksums are compared here, since torch.load does not: a changed bit in a weight would only show in the frames.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-        claimed = sum(entry.file_size for entry in entries)
+            claimed = sum(entry.file_size for entry in entries)
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            stored = stored and claimed <= path.stat().st_size
+            whole = stored and archive.testzip() is None
     except Exception:  # see above
         raise InputError(f"{path}: {UNREADABLE} (a zip archive)") from None
-    if claimed > path.stat().st_size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+    if not stored:
         raise InputError(f"{path}: its archive is compressed, or claims {claimed:,} bytes; torch.save does not")
+    if not whole:
+        raise InputError(f"{path}: is damaged, its checksums are wrong; expected the file as torch.save wrote it")
 
 
 def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], tuple[int, int]]:

@@ -8,7 +8,6 @@ import hashlib
 import math
 import os
 import stat
-import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,8 +71,6 @@ def cached_pictures(files: list[Path], height: int, width: int, cache_dir: Path,
         with lock_file(path.with_suffix(".lock"), wait=True):
             cached = map_cached(path, shape)  # another process may have made it meanwhile
             if cached is None:
-                for left_behind in path.parent.glob(f"{path.stem}.*.tmp"):  # by a process that was killed
-                    left_behind.unlink(missing_ok=True)
                 decode_all(files, path, shape, workers, name)
                 cached = np.load(path, mmap_mode="r")
     except OSError as error:
@@ -91,10 +88,10 @@ def map_cached(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def decode_all(files: list[Path], path: Path, shape: tuple[int, ...], workers: int, name: str) -> None:
-    """Write the array of all pictures to `path`: whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
+    """Write the array of all pictures to `path`: whole or not at all. The caller holds the lock."""
+    temporary = path.with_suffix(".tmp")
     try:
-        with open(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             file.truncate(file.tell() + math.prod(shape))
             if hasattr(os, "posix_fallocate"):  # a disk that fills up under a memory map would end the process
@@ -116,6 +113,6 @@ def decode_all(files: list[Path], path: Path, shape: tuple[int, ...], workers: i
         array.flush()
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     size = f"{shape[2]}x{shape[3]}"
     print(f"Cached {len(files):,} pictures of {name} at {size}: {array.nbytes / 1e6:.1f} MB in {path}")

@@ -45,8 +45,11 @@ def run_program(main) -> None:
 
 
 def fail(message: str) -> None:
-    """End the program with one line on stderr and exit code 2."""
-    print(f"error: {' '.join(message.split())[:MESSAGE_LENGTH]}", file=sys.stderr)
+    """End the program with one line on stderr and exit code 2; of a message too long, its beginning and its end."""
+    line = " ".join(message.split())
+    if len(line) > MESSAGE_LENGTH:
+        line = f"{line[: MESSAGE_LENGTH // 2]} … {line[-MESSAGE_LENGTH // 2 :]}"
+    print(f"error: {line}", file=sys.stderr)
     raise SystemExit(2) from None
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # small pictures; more threads than cores would wait for each other
+
 import numpy as np
 import pytest
 import torch

@@ -1,6 +1,7 @@
 """Reading and writing checkpoints."""
 
 import argparse
+import os
 
 import pytest
 import torch
@@ -25,6 +26,15 @@ def test_round_trip(tmp_path, contents):
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, contents["state_dict"][name])
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"], "no temporary file is left"
+
+
+def test_files_can_be_read_by_whom_the_user_lets(tmp_path, contents):
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "a.ckpt", contents)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.ckpt").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_failed_write_keeps_the_older_file(tmp_path, contents):
