@@ -2,7 +2,8 @@
 
     python Trainer.py --DR LAB4_Dataset --save_root runs/best
 
-One training step is `Trainer.step`, one epoch `Trainer.train_epoch`, the whole run `Trainer.fit`.
+One training step is `Trainer.step`: what it feeds and `_update`, what is computed. One epoch is `Trainer.train_epoch`,
+the whole run `Trainer.fit`.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from modules.distributed import Ranks, is_launched, join, launch
 from modules.dry_run import dry_run
 from modules.evaluate import predict
 from modules.figures import draw_run
+from modules.graphs import Graphed, compile_boxes
 from modules.metrics import frame_mse
-from modules.optimizers import build_optimizers, set_learning_rate, step_if
+from modules.optimizers import build_optimizers, move_towards, set_learning_rate, step_if
 from modules.options import parse_trainer
 from modules.pixels import to_float
 from modules.resume import EpochProgress, Stops, check_finite, claim_folder, find_start, settings_of, write_metrics
@@ -72,6 +74,9 @@ class Trainer:
         self.model.to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if args.ema else None
         self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay)
+        if args.compile:
+            compile_boxes(self.model)
+        self.update = Graphed(self._update, enabled=self.device.type == "cuda" and ranks.size == 1)
         self.kl_annealing = kl_annealing(
             args.kl_anneal_type, round(args.num_epoch * args.kl_horizon), args.kl_anneal_cycle, args.kl_anneal_ratio,
             args.kl_beta,
@@ -86,15 +91,29 @@ class Trainer:
         Returns (4,): loss, mse and kl, means over the whole batch of all processes, and 1 for a good step, else 0.
         """
         window, carried, shifts = (x[step] for x in plan)
-        frames = to_float(gather(self.frames, window, shifts))  # (B, T, 3, H, W)
-        poses = to_float(gather(self.poses, window, shifts))
-        start = frames[:, 0]
+        frames = gather(self.frames, window, shifts)  # (B, T, 3, H, W) uint8
+        start = to_float(frames[:, 0])
         if self.carry is not None:
             start = torch.where(carried[:, None, None, None], self.carry, start)
         feed_truth, target_is_truth = self._teacher_forcing(window, epoch, step, tfr)
         n = round(len(window) * self.ranks.size * self.args.posterior_share)  # of all processes
-        posterior_clips = self.ranks.count_share(n)
-        noise = self._noise(window, n, epoch, step)
+        numbers, self.carry = self.update(
+            frames, gather(self.poses, window, shifts), start, self._noise(window, n, epoch, step), feed_truth,
+            self._scalars(beta, lr, 1 / self._horizon(epoch, step)), told=n, target_is_truth=target_is_truth,
+        )  # fmt: skip
+        return numbers
+
+    def _update(
+        self, frames: Tensor, poses: Tensor, start: Tensor, noise: Tensor, feed_truth: Tensor | None, scalars: Tensor,
+        told: int, target_is_truth: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """What a step does on the device: roll out, score, differentiate, change the weights.
+
+        told: the posterior gives z for so many leading clips of all processes. Returns the numbers of `step` and the
+        frames generated last, (B, 3, H, W).
+        """
+        frames, (beta, lr, share) = to_float(frames), scalars
+        posterior_clips = self.ranks.count_share(told)
         with autocast(self.device, self.dtype):
             out = self.model.rollout(
                 frames[:, 0], poses, start=start, truth=frames, noise=noise, posterior_clips=posterior_clips,
@@ -103,8 +122,8 @@ class Trainer:
         previous = torch.cat([start[:, None], out.frames[:, :-1]], dim=1)
         mse = frame_mse(out.frames, frames[:, 1:] if target_is_truth else previous)  # (B, T-1)
         kl = out.kl.flatten(2).sum(dim=2)  # nats per frame of the clips that the posterior saw
-        kl = kl[:posterior_clips] if n else kl
-        kl_mean = kl.detach().sum(dim=0).mean() * self.ranks.size / (n or len(window) * self.ranks.size)
+        kl = kl[:posterior_clips] if told else kl
+        kl_mean = kl.detach().sum(dim=0).mean() * self.ranks.size / (told or len(frames) * self.ranks.size)
         kl_of_all = torch.nn.functional.pad(kl, (0, 0, 0, len(mse) - len(kl)))
         loss = frame_loss(self.args.loss, mse, kl_of_all, beta, values=frames[0, 0].numel()).mean()
 
@@ -115,9 +134,9 @@ class Trainer:
         good = torch.isfinite(norm) & torch.isfinite(numbers).all()
         set_learning_rate(self.optimizers, lr)
         step_if(good, self.optimizers)
-        self._average(sum(self.steps[:epoch]) + step)
-        self.carry = torch.where(good, out.frames[:, -1].detach(), start)
-        return torch.cat([numbers, good[None]])
+        if self.averaged:
+            move_towards(self.averaged, self.model, share)
+        return torch.cat([numbers, good[None]]), torch.where(good, out.frames[:, -1].detach(), start)
 
     def train_epoch(self, epoch: int, beta: float, tfr: float) -> dict:
         """One pass over this epoch's windows, or over what is left of it. Returns the epoch's row of metrics.csv, not
@@ -306,12 +325,15 @@ class Trainer:
         fast = self.args.fast_train and epoch < self.args.fast_train_epoch
         return self.args.partial * (self.args.fast_partial if fast else 1)
 
-    @torch.no_grad()
-    def _average(self, step: int) -> None:
-        """Exponential moving average of the weights over the last `ema` of the run; shorter while the run is young."""
-        if self.averaged:
-            horizon = max(1.0, min(self.args.ema * sum(self.steps), (10 + step) / 9))
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 / horizon)
+    def _horizon(self, epoch: int, step: int) -> float:
+        """Steps that the average of the weights goes back: the last `ema` of the run, fewer while it is young."""
+        done, total = sum(self.steps[:epoch]) + step, sum(self.steps)
+        return max(1.0, min(self.args.ema * total, (10 + done) / 9))
+
+    def _scalars(self, *values: float) -> Tensor:
+        """Numbers on the device, without waiting for it."""
+        scalars = torch.tensor(values)
+        return scalars.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else scalars
 
 
 def main() -> None:

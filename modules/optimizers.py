@@ -17,7 +17,8 @@ def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float
     parameters = [p for _, p in named]
     if name != "Muon":
         kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
-        return [kind([{"params": parameters, "lr_scale": 1.0}], lr=lr, weight_decay=weight_decay, fused=True)]
+        groups = [{"params": parameters, "lr_scale": 1.0}]
+        return [kind(groups, lr=lr, weight_decay=weight_decay, fused=True, capturable=parameters[0].is_cuda)]
     matrices = [
         p for name, p in named
         if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in AUXILIARY_BOXES
@@ -28,11 +29,12 @@ def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float
         {"params": [p for p in parameters if id(p) not in known and p.ndim <= 1], "weight_decay": 0.0},
     ]
     rest = [group | {"lr_scale": AUXILIARY_RATE} for group in rest]
-    return [Muon(matrices, lr, weight_decay), torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), fused=True)]
+    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), fused=True, capturable=parameters[0].is_cuda)
+    return [Muon(matrices, lr, weight_decay), adamw]
 
 
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
-    """Give every group its share of the scheduled learning rate."""
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: Tensor) -> None:
+    """Give every group its share of the scheduled learning rate, () on the device: a recorded step reads it there."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -47,6 +49,15 @@ def step_if(good: Tensor, optimizers: list[torch.optim.Optimizer]) -> None:
     for optimizer in optimizers:
         optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
         optimizer.step()
+
+
+@torch.no_grad()
+def move_towards(averaged: nn.Module, model: nn.Module, share: Tensor) -> None:
+    """Exponential moving average: every weight of `averaged` goes () `share` of the way to the model's."""
+    weights = list(averaged.parameters())
+    way = torch._foreach_sub(list(model.parameters()), weights)
+    torch._foreach_mul_(way, share)
+    torch._foreach_add_(weights, way)
 
 
 class Muon(torch.optim.Optimizer):

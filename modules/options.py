@@ -121,6 +121,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
     group.add_argument("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
     group.add_argument("--val_every", type=positive, default=1, help="epochs between two validations")
+    group.add_argument("--compile", action="store_true",
+                       help="fuse the networks with torch.compile: minutes at the start; slower on the CPUs measured")
     group.add_argument("--tensorboard", action="store_true",
                        help="also write scalars, strips and curves for TensorBoard to --save_root/tensorboard")
     group.add_argument("--dry_run", action="store_true",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modules import multiscale, template
+from modules.graphs import Graphed
 from modules.layers import gaussian_kl, reparameterise
 from modules.pixels import to_float
 from modules.runtime import InputError
@@ -107,37 +108,54 @@ class VAE_Model(nn.Module):
         first = to_float(first)
         last_frame = first if start is None else to_float(start)
         first_features = self.frame_transformation(first)
-        zeros = first.new_zeros(len(first), *self.latent_shape(*first.shape[-2:]))  # N(0, I), the standard prior
+        self.latent_shape(*first.shape[-2:])  # says so if it can't take this size
         n = posterior_clips or len(first)
         frames, kl = [], []
         # from here on time comes first: (T, B, …)
         poses, noise, truth = (x if x is None else x.transpose(0, 1) for x in (poses, noise, truth))
+        # without gradients, and on a GPU, one step is recorded and replayed; training records its whole update instead
+        step = Graphed(self._step, enabled=first.is_cuda and not torch.is_grad_enabled())
         for begin in range(1, len(poses), POSE_CHUNK):
             pose_features = over_time(self.label_transformation, to_float(poses[begin : begin + POSE_CHUNK]))
+            posterior = None
             if truth is not None:
                 true_features = over_time(self.frame_transformation, to_float(truth[begin : begin + POSE_CHUNK, :n]))
                 their_poses = map_tensors(lambda x: x[:, :n], pose_features)
                 posterior = over_time(self.Gaussian_Predictor, true_features, their_poses)[1:]  # mu, logvar
             count = min(POSE_CHUNK, len(poses) - begin)
             for i in range(count):
-                pose, t = at(pose_features, i), begin + i
-                last_features = self.frame_transformation(last_frame)
-                prior_mu, prior_logvar = self.prior(last_features, pose)[1:] if self.prior else (zeros, zeros)
-                noise_t = None if noise is None else noise[t - 1]
-                z = reparameterise(prior_mu, prior_logvar, noise_t)
-                if truth is not None:
-                    mu, logvar = at(posterior, i)
-                    kl.append(gaussian_kl(mu, logvar, prior_mu[:n], prior_logvar[:n]))
-                    if posterior_clips:
-                        z = torch.cat([reparameterise(mu, logvar, None if noise is None else noise_t[:n]), z[n:]])
-                fused = self.Decoder_Fusion(last_features, pose, z, first_features)
-                last_frame = self.Generator(fused, last_frame, first).float()
+                t = begin + i
+                last_frame, kl_t = step(
+                    first, first_features, last_frame, at(pose_features, i), None if noise is None else noise[t - 1],
+                    None if posterior is None else at(posterior, i), told=posterior_clips,
+                )  # fmt: skip
                 frames.append(last_frame)
+                kl += [] if kl_t is None else [kl_t]
                 if feed_truth is not None:
                     last_frame = torch.where(feed_truth[:, t - 1, None, None, None], to_float(truth[t]), last_frame)
             if progress:
                 progress(count)
         return Rollout(torch.stack(frames, dim=1), torch.stack(kl, dim=1) if kl else None)
+
+    def _step(
+        self, first: Tensor, first_features: Any, last_frame: Tensor, pose: Any, noise: Tensor | None,
+        posterior: tuple[Tensor, Tensor] | None, told: int,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """One frame (B, 3, H, W) from the last one, and the KL (n, *latent) of the clips that the posterior (mu and
+        logvar) is given for. The first `told` clips draw z from it. pose, first_features: features."""
+        last_features = self.frame_transformation(last_frame)
+        if self.prior:
+            prior_mu, prior_logvar = self.prior(last_features, pose)[1:]
+        else:
+            prior_mu = prior_logvar = first.new_zeros(len(first), *self.latent_shape(*first.shape[-2:]))  # N(0, I)
+        z, kl = reparameterise(prior_mu, prior_logvar, noise), None
+        if posterior:
+            mu, logvar = posterior
+            kl = gaussian_kl(mu, logvar, prior_mu[: len(mu)], prior_logvar[: len(mu)])
+            if told:
+                z = torch.cat([reparameterise(mu, logvar, None if noise is None else noise[:told]), z[told:]])
+        fused = self.Decoder_Fusion(last_features, pose, z, first_features)
+        return self.Generator(fused, last_frame, first).float(), kl
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -273,6 +273,7 @@ def test_report_rule_changes_target_with_the_coin():
 
     trainer.model = Constant()
     trainer.optimizers = build_optimizers("Adam", trainer.model, 0.0, 0.0)
+    trainer.update = trainer._update
     plan = template_plan(torch.arange(4)[None], steps=1, batch=1)
     on = trainer.step(plan, 0, 0, beta=0.0, tfr=1.0, lr=0.0)
     truth = np.mean([((frames[t] - 0.1 * t) ** 2).mean().item() for t in (1, 2, 3)])
