@@ -9,8 +9,6 @@ ratios are against the reference of the same run. Data are drawn by make_dataset
 
 import argparse
 import json
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,7 +17,9 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -31,50 +31,46 @@ from modules.evaluate import predict  # noqa: E402
 from modules.figures import draw_benchmark  # noqa: E402
 from modules.options import parse_trainer  # noqa: E402
 from modules.picture_cache import read_picture  # noqa: E402
+from modules.runs import describe_environment  # noqa: E402
 from modules.runtime import run_program  # noqa: E402
 from modules.vae import VAE_Model  # noqa: E402
+from modules.windows import Plan  # noqa: E402
 from Trainer import Trainer  # noqa: E402
 
 PRESETS = {"template": "template", "multiscale": "best"}
 SEQUENCE = 629  # predicted frames of a course sequence
+HEIGHT, WIDTH = 32, 64
 
 
 class Case:
     """One line of the table: an architecture at a precision, through the Trainer's own step and `predict`."""
 
-    def __init__(self, data: Path, arch: str, precision: str, reference: bool = False):
-        self.name = "reference" if reference else f"{arch} {precision}"
-        self.reference, self.arch, self.precision = reference, arch, precision
+    def __init__(self, data: Path, arch: str, precision: str, batch: int):
+        self.name, self.arch, self.precision = f"{arch} {precision}", arch, precision
         flags = ["--DR", str(data), "--save_root", str(data / "run"), "--preset", PRESETS[arch], "--num_epoch", "1"]
-        if arch == "template":
-            flags += ["--batch_size", "4"]  # the report's batch
-        args = parse_trainer([*flags, "--precision", precision, "--epoch_steps", "1000"])
-        args.frame_H, args.frame_W = 32, 64
+        flags += ["--batch_size", str(batch)] if arch == "template" else []
+        args = parse_trainer([*flags, "--precision", precision, "--epoch_steps", "10000"])
+        args.frame_H, args.frame_W = HEIGHT, WIDTH
         self.trainer = Trainer(args, None, None, Ranks())
-        self.plan = self.trainer._plan(0)
-        self.files = [list_pictures(data / "train" / name) for name in ("train_img", "train_label")]
-        if reference:
-            self.trainer.model.to(memory_format=torch.contiguous_format)
+        self.model, self.device, self.dtype = self.trainer.model, self.trainer.device, self.trainer.dtype
+        self.plan = Plan(*(x.to(self.device) for x in self.trainer._plan(0)))
         self.at, self.training, self.one, self.six = 0, [], [], []
 
     def train(self, seconds: float) -> None:
-        """Take steps for about so many seconds; notes predicted frames per second."""
-        if not self.at:
+        """Take steps for about so many seconds, at least one; notes predicted frames per second."""
+        while self.at < 1 or (self.device.type == "cuda" and self.at < 5):
             self.step()  # warm up
+        synchronize()
         begin, frames = time.perf_counter(), 0
-        while time.perf_counter() - begin < seconds:
+        while not frames or time.perf_counter() - begin < seconds:
             frames += self.step()
+        synchronize()
         self.training.append(frames / (time.perf_counter() - begin))
 
     def step(self) -> int:
         """One optimizer step; returns the number of frames that it predicted."""
         window = self.plan.windows[self.at]
-        if self.reference:  # the template decodes each picture whenever it is needed
-            for i in window.flatten().tolist():
-                for files in self.files:
-                    read_picture(files[i], 32, 64)
         self.trainer.step(self.plan, 0, self.at, beta=1.0, tfr=0.0, lr=1e-4)
-        synchronize()
         self.at += 1
         return window.shape[0] * (window.shape[1] - 1)
 
@@ -82,12 +78,67 @@ class Case:
         """Predict one sequence, and all of them; notes seconds scaled to 629 frames."""
         scale = SEQUENCE / (len(sequences[0].poses) - 1)
         for notes, some in ((self.one, sequences[:1]), (self.six, sequences)):
-            batches = [[s] for s in some] if self.reference else [some]
             begin = time.perf_counter()
-            for batch in batches:
-                predict(self.trainer.model, batch, self.trainer.dtype)
+            self.rollouts(some)
             synchronize()
             notes.append(scale * (time.perf_counter() - begin))
+
+    def rollouts(self, sequences: list[Sequence]) -> list[Tensor]:
+        """The predicted frames of every sequence, (T-1, 3, H, W)."""
+        return [frames[0, 1:] for frames in predict(self.model, sequences, self.dtype)]
+
+
+class Reference(Case):
+    """The template architecture written the plain way: float32, NCHW, one box after the other for one frame at a time,
+    one sequence at a time, and every picture decoded again for every step."""
+
+    def __init__(self, data: Path, batch: int):
+        super().__init__(data, "template", "fp32", batch)
+        self.name = "reference"
+        self.model.to(memory_format=torch.contiguous_format)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        self.files = [list_pictures(data / "train" / name) for name in ("train_img", "train_label")]
+
+    def step(self) -> int:
+        window = self.plan.windows[self.at].tolist()
+        frames, poses = (
+            torch.stack([torch.stack([self.decode(files[i]) for i in clip]) for clip in window]) for files in self.files
+        )
+        last, losses = frames[:, 0], []
+        for t in range(1, frames.shape[1]):
+            pose = self.model.label_transformation(poses[:, t])
+            true_features = self.model.frame_transformation(frames[:, t])
+            z, mu, logvar = self.model.Gaussian_Predictor(true_features, pose, self.noise(len(frames)))
+            last = self.next_frame(last, pose, z)
+            kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum() / len(frames)
+            losses.append((last - frames[:, t]).square().mean() + kl)
+        self.optimizer.zero_grad()
+        (sum(losses) / len(losses)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.at += 1
+        return len(frames) * (frames.shape[1] - 1)
+
+    @torch.no_grad()
+    def rollouts(self, sequences: list[Sequence]) -> list[Tensor]:
+        predicted = []
+        for sequence in sequences:
+            last, frames = (sequence.frames[:1].to(self.device) / 255).contiguous(), []
+            for pose in sequence.poses[1:]:
+                features = self.model.label_transformation((pose[None].to(self.device) / 255).contiguous())
+                last = self.next_frame(last, features, self.noise(1))
+                frames.append(last)
+            predicted.append(torch.cat(frames))
+        return predicted
+
+    def next_frame(self, last: Tensor, pose: Tensor, z: Tensor) -> Tensor:
+        return self.model.Generator(self.model.Decoder_Fusion(self.model.frame_transformation(last), pose, z))
+
+    def noise(self, batch: int) -> Tensor:
+        return torch.randn(batch, *self.model.latent_shape(HEIGHT, WIDTH), device=self.device)
+
+    def decode(self, path: Path) -> Tensor:
+        return torch.from_numpy(read_picture(path, HEIGHT, WIDTH).copy()).to(self.device) / 255
 
 
 def synchronize() -> None:
@@ -99,8 +150,9 @@ def gflop_per_frame(model: VAE_Model) -> float:
     """Floating point operations of one predicted frame in 10^9, pose features included (2 per multiply-add)."""
     device, counts = next(model.parameters()).device, []
     for T in (2, 12):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.rollout(torch.rand(1, 3, 32, 64, device=device), torch.rand(1, T, 3, 32, 64, device=device))
+        with FlopCounterMode(display=False) as counter:  # with gradients, so that every kernel is launched one by one
+            first, poses = torch.rand(T + 1, 3, HEIGHT, WIDTH, device=device).split([1, T])
+            model.rollout(first, poses[None])
         counts.append(counter.get_total_flops())
     return (counts[1] - counts[0]) / 10 / 1e9
 
@@ -134,64 +186,62 @@ print("BYTES", torch.cuda.max_memory_allocated() if torch.cuda.is_available() el
 
 
 def start_up(data: Path, arch: str, precision: str) -> tuple[float, float]:
-    """Seconds from the start of a fresh process to its first optimizer step, warm cache; its peak memory in bytes."""
+    """Seconds from the start of a fresh process to its first optimizer step, warm cache; its peak memory in GB."""
     flags = ["--DR", data, "--save_root", data / "run", "--preset", PRESETS[arch], "--precision", precision]
     code = START_UP.replace("{begun}", repr(time.time()))
     command = [sys.executable, "-c", code, "Trainer.py", *map(str, flags)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     values = dict(line.split() for line in result.stdout.splitlines() if line.startswith(("SECONDS ", "BYTES ")))
-    return float(values["SECONDS"]), float(values["BYTES"])
+    return float(values["SECONDS"]), float(values["BYTES"]) / 1e9
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="runs/benchmark", help="path of the JSON, Markdown and PNG, without ending")
-    parser.add_argument("--quick", action="store_true", help="two minutes on two cores: fewer rounds and frames")
+    parser.add_argument("--quick", action="store_true", help="two minutes on two cores: fewer rounds, frames and cases")
     parser.add_argument("--reference", action="store_true", help="only the reference and the default, for the ratio")
+    parser.add_argument("--batch_size", type=int, default=4, help="clips per step of the template (the report's: 4)")
     args = parser.parse_args()
-    rounds, seconds, frames = (2, 4.0, 13) if args.quick else (5, 10.0, 64)
+    rounds, seconds, frames, batch = (2, 3.0, 9, 1) if args.quick else (5, 10.0, 65, args.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        counts = ["--train_frames", "300", "--val_frames", "32", "--test_sequences", "1", "--test_frames", "2"]
+        counts = ["--train_frames", "160", "--val_frames", "16", "--test_sequences", "1", "--test_frames", "2"]
         command = [sys.executable, ROOT / "scripts/make_dataset.py", data, *counts]
         subprocess.run([*map(str, command)], check=True, capture_output=True)
-        kinds = [("multiscale", "auto")] if args.reference or args.quick else []
-        kinds = kinds or [(arch, precision) for arch in PRESETS for precision in ("fp32", "bf16")]
-        kinds += [("template", "auto")] if args.quick and not args.reference else []
-        cases = [Case(data, "template", "fp32", reference=True)]
-        cases += [Case(data, arch, precision) for arch, precision in kinds]
+        kinds = [(arch, precision) for arch in PRESETS for precision in ("fp32", "bf16")]
+        kinds = [("template", "auto"), ("multiscale", "auto")] if args.quick else kinds
+        kinds = [("multiscale", "auto")] if args.reference else kinds
+        cases = [Reference(data, batch), *(Case(data, *kind, batch) for kind in kinds)]
         validation = cases[0].trainer.validation[0]
         poses = validation.poses.repeat(-(-frames // len(validation.poses)), 1, 1, 1)[:frames]
         sequences = [Sequence(str(i), validation.frames[:1], poses) for i in range(6)]
-        for number in range(rounds):
-            for case in cases:
-                print(f"round {number + 1}/{rounds}: {case.name}", flush=True)
-                case.train(seconds)
-                case.predict(sequences)
+        with tqdm(total=rounds * len(cases), unit="case") as bar:
+            for _ in range(rounds):
+                for case in cases:
+                    bar.set_description(case.name)
+                    case.train(seconds)
+                    case.predict(sequences)
+                    bar.update()
         rows = [summary(case, cases[0], data) for case in cases]
-    environment = {
-        "command": " ".join(sys.argv), "machine": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
-        "rounds": rounds, "frames_predicted": frames - 1,
+    environment = describe_environment(cases[0].device, cases[0].dtype) | {
+        "command": " ".join(sys.argv), "rounds": rounds, "frames_predicted": frames - 1, "template_batch_size": batch
     }  # fmt: skip
     write(Path(args.out), {"environment": environment, "rows": rows})
 
 
 def summary(case: Case, reference: Case, data: Path) -> dict:
     """The medians of a case and its ratios against the reference."""
-    trainer = case.trainer
-    seconds, memory = start_up(data, case.arch, case.precision)
+    seconds, memory = (None, None) if case is reference else start_up(data, case.arch, case.precision)
     rate, one, six = (statistics.median(values) for values in (case.training, case.one, case.six))
-    gflop = gflop_per_frame(trainer.model)
-    peak = matmul_peak(trainer.device, trainer.dtype, 4096 if trainer.device.type == "cuda" else 1536)
+    gflop = gflop_per_frame(case.model)
+    peak = matmul_peak(case.device, case.dtype, 4096 if case.device.type == "cuda" else 1536)
     return {
         "name": case.name, "train_frames_per_second": rate, "predict_1_seconds": one, "predict_6_seconds": six,
         "train_ratio": rate / statistics.median(reference.training),
         "predict_1_ratio": statistics.median(reference.one) / one,
         "predict_6_ratio": statistics.median(reference.six) / six,
-        "start_up_seconds": seconds, "peak_memory_gb": memory / 1e9, "gflop_per_frame": gflop,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "start_up_seconds": seconds, "peak_memory_gb": memory, "gflop_per_frame": gflop,
+        "parameters": sum(p.numel() for p in case.model.parameters()),
         "train_share_of_peak": 3 * gflop * rate / peak, "predict_6_share_of_peak": 6 * SEQUENCE * gflop / six / peak,
     }  # fmt: skip
 
@@ -206,14 +256,13 @@ def write(out: Path, result: dict) -> None:
     }  # fmt: skip
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
     for row in result["rows"]:
-        cells = (row[key] if isinstance(row[key], str) else f"{row[key]:.3g}" for key in columns)
+        cells = ("" if row[key] is None else row[key] if key == "name" else f"{row[key]:.3g}" for key in columns)
         lines.append("| " + " | ".join(cells) + " |")
     text = "\n".join(lines) + "\n"
     write_atomically(out.with_name(out.name + ".json"), lambda f: f.write(json.dumps(result, indent=1).encode()))
     write_atomically(out.with_name(out.name + ".md"), lambda f: f.write(text.encode()))
     draw_benchmark(result["rows"], out.with_name(out.name + ".png"))
     print(text)
-    print(f"this process's peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
 
 if __name__ == "__main__":
