@@ -77,7 +77,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tfr", type=unit_float, default=1.0, help="teacher forcing ratio at the start")
     group.add_argument("--tfr_sde", type=positive, default=10, help="epochs between two decays of the ratio")
     group.add_argument("--tfr_d_step", type=unit_float, default=0.1, help="decay of the ratio")
-    group.add_argument("--fast_train", action="store_true", help="train the first epochs on a share of the data")
+    group.add_argument("--fast_train", action=argparse.BooleanOptionalAction, default=False,
+                       help="train the first epochs on a share of the data (--no-fast_train: do not)")
     group.add_argument("--fast_partial", type=share, default=0.4, help="that share")
     group.add_argument("--fast_train_epoch", type=positive, default=5, help="the number of those epochs")
     group.add_argument("--kl_anneal_type", type=kl_type, default="Cyclical", metavar="{" + ",".join(KL_TYPES) + "}",
@@ -105,8 +106,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                        help="one coin of probability tfr per epoch, or per clip and frame")
     group.add_argument("--windows", default="anywhere", **one_of("anywhere", "template"),
                        help="training clips start anywhere, shuffled; or one after the other as in the template")
-    group.add_argument("--random_start", action="store_true",
-                       help="draw each clip's first frame from anywhere in its sequence (with --windows anywhere)")
+    group.add_argument("--random_start", action=argparse.BooleanOptionalAction, default=False,
+                       help="draw each clip's first frame from anywhere in its sequence (with --windows anywhere; "
+                            "--no-random_start: it is the window's first)")
     group.add_argument("--persist", type=unit_float, default=0.0,
                        help="chance that a clip goes on from its own last generated frame in the next step")
     group.add_argument("--shift_down", type=natural, default=0, help="move clips up or down by up to so many pixels")

@@ -17,6 +17,7 @@ fi
 DR="${1:+$(realpath "$1")}"
 VENV="${VENV:+$(realpath -ms "$VENV")}"
 cd "$(dirname "$0")/.."
+set --  # setup.sh would take them for packages
 source scripts/setup.sh
 python="$VENV/bin/python"
 

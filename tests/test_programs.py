@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +292,31 @@ def test_presets_are_flags_and_a_given_flag_wins():
     template = parse_trainer([*common, "--preset", "template"])
     assert (template.batch_size, template.num_epoch, template.kl_anneal_cycle, template.tfr) == (2, 70, 10, 1.0)
     assert parse_trainer([*common, "--ckpt", "a", "--fast_train", "--num_e", "3"]).num_epoch == 3
+    assert parse_trainer(common).random_start and not parse_trainer([*common, "--no-random_start"]).random_start
+
+
+DRAWN = ROOT / "data/dancer"  # by an earlier demo
+
+
+def test_demo_passes_the_data_set_on_and_installs_the_requirements_alone(tmp_path):
+    """scripts/demo.sh with an interpreter that only writes down what it is asked for."""
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/asked"\n')
+    python.chmod(0o755)
+    data, asked = tmp_path / "data", tmp_path / "asked"
+    environment = os.environ | {"VENV": str(tmp_path / "venv"), "RUN": str(tmp_path / "run"), "SEED": "3"}
+    for flags in (["--pretrained"], [data], ["--pretrained", data]):
+        asked.unlink(missing_ok=True)
+        result = subprocess.run(["bash", "scripts/demo.sh", *flags], cwd=ROOT, env=environment, capture_output=True)
+        assert result.returncode == 0, result.stderr
+        install, *programs = asked.read_text().splitlines()
+        assert install.endswith("-r requirements.txt")
+        assert any("make_dataset.py" in line for line in programs) == (data not in flags and not DRAWN.exists())
+        assert any(line.startswith("Trainer.py") and "--seed 3" in line for line in programs) == (flags == [data])
+        named = data if data in flags else "data/dancer"
+        checkpoint = "docs/pretrained/dancer.ckpt" if "--pretrained" in flags else f"{tmp_path}/run/best.ckpt"
+        assert programs[-1].startswith(f"Tester.py --DR {named} ") and programs[-1].endswith(checkpoint)
 
 
 @pytest.mark.parametrize("script", ["Trainer.py", "Tester.py"])
