@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/benchmark", help="path of the JSON, Markdown and PNG, without ending")
     parser.add_argument("--quick", action="store_true", help="two minutes on two cores: fewer rounds, frames and cases")
     parser.add_argument("--reference", action="store_true", help="only the reference and the default, for the ratio")
+    parser.add_argument("--profile", action="store_true", help="also write where the last case spends its time")
     parser.add_argument("--batch_size", type=int, default=4, help="clips per step of the template (the report's: 4)")
     args = parser.parse_args()
     rounds, seconds, frames, batch = (2, 3.0, 9, 1) if args.quick else (5, 10.0, 65, args.batch_size)
@@ -223,6 +224,8 @@ def main() -> None:
                     case.predict(sequences)
                     bar.update()
         rows = [summary(case, cases[0], data) for case in cases]
+        if args.profile:
+            write_profile(cases[-1], sequences, Path(f"{args.out}_profile.txt"))
     environment = describe_environment(cases[0].device, cases[0].dtype) | {
         "command": " ".join(sys.argv), "rounds": rounds, "frames_predicted": frames - 1, "template_batch_size": batch
     }  # fmt: skip
@@ -244,6 +247,21 @@ def summary(case: Case, reference: Case, data: Path) -> dict:
         "parameters": sum(p.numel() for p in case.model.parameters()),
         "train_share_of_peak": 3 * gflop * rate / peak, "predict_6_share_of_peak": 6 * SEQUENCE * gflop / six / peak,
     }  # fmt: skip
+
+
+def write_profile(case: Case, sequences: list[Sequence], path: Path) -> None:
+    """The 15 operations that take most time of one training step and of one prediction, by torch.profiler."""
+    cuda = case.device.type == "cuda"
+    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
+    text = ""
+    for name, work in (("one training step", case.step), ("one prediction", lambda: case.rollouts(sequences))):
+        with torch.profiler.profile(activities=kinds) as profile:
+            work()
+            synchronize()
+        order = "self_device_time_total" if cuda else "self_cpu_time_total"
+        table = profile.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=48)
+        text += f"{case.name}, {name}\n{table}\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write(out: Path, result: dict) -> None:
