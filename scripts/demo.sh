@@ -27,7 +27,7 @@ if [ -z "$DR" ]; then
 fi
 RUN="${RUN:-runs/demo${PRETRAINED:+-pretrained}-$(basename "$DR")}"
 
-[ -n "$PRETRAINED" ] || "$python" Trainer.py --DR "$DR" --save_root "$RUN" --seed "${SEED:-0}" --num_epoch 18 --epoch_steps 250 --val_every 6
+[ -n "$PRETRAINED" ] || "$python" Trainer.py --DR "$DR" --save_root "$RUN" --seed "${SEED:-0}" --num_epoch 16 --epoch_steps 250 --val_every 8
 "$python" Tester.py --DR "$DR" --save_root "$RUN/test" --ckpt_path "${PRETRAINED:-$RUN/best.ckpt}"
 
 echo
