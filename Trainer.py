@@ -34,11 +34,11 @@ from modules.runtime import InputError, autocast, pick_device, pick_precision, r
 from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
 from modules.vae import VAE_Model, frame_loss
 from modules.validation import write_validation
-from modules.windows import Plan, gather, shuffled_plan, template_plan
+from modules.windows import Plan, erase_boxes, gather, shuffled_plan, template_plan
 
 COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr", "seconds", "frames_per_second")
 LOG_STEPS = 20  # steps between two reads of the numbers on the device
-LATENT, FEED = range(2)  # the random streams of a run
+LATENT, FEED, ERASE = range(3)  # the random streams of a run
 
 
 class Trainer:
@@ -97,8 +97,12 @@ class Trainer:
             start = torch.where(carried[:, None, None, None], self.carry, start)
         feed_truth, target_is_truth = self._teacher_forcing(window, epoch, step, tfr)
         n = round(len(window) * self.ranks.size * self.args.posterior_share)  # of all processes
+        poses = gather(self.poses, window, shifts)
+        if self.args.pose_erase:
+            draws = self._draw(torch.rand, (len(poses), 5), ERASE, epoch, step)
+            poses = erase_boxes(poses, self.args.pose_erase, draws)
         numbers, self.carry = self.update(
-            frames, gather(self.poses, window, shifts), start, self._noise(window, n, epoch, step), feed_truth,
+            frames, poses, start, self._noise(window, n, epoch, step), feed_truth,
             self._scalars(beta, lr, 1 / self._horizon(epoch, step)), told=n, target_is_truth=target_is_truth,
         )  # fmt: skip
         return numbers

@@ -122,7 +122,7 @@ def draw_benchmark(rows: list[dict], path: Path) -> None:
         axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
     axis.set(xscale="log", yticks=range(len(rows)), yticklabels=[row["name"] for row in rows])
     axis.invert_yaxis()
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, loc="upper right")
     save_figure(figure, path)
 
 
@@ -132,7 +132,7 @@ def draw_drift(values: np.ndarray, block: int, strip: np.ndarray, numbers: np.nd
     values: PSNR of frames 2, 3, …; strip: the moments side by side, truth over prediction, (2 H, n W, 3) uint8;
     numbers: the frame numbers of the n moments.
     """
-    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 4.5), height_ratios=(2, 1.2))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 4.5), height_ratios=(2, 1.2), layout="constrained")
     above.plot(np.arange(2, len(values) + 2), values, color=BLUE, linewidth=0.4, alpha=0.6, label="frame")
     starts = np.arange(0, len(values), block)
     means = [values[start : start + block].mean() for start in starts]

@@ -113,6 +113,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                        help="chance that a clip goes on from its own last generated frame in the next step")
     group.add_argument("--shift_down", type=natural, default=0, help="move clips up or down by up to so many pixels")
     group.add_argument("--shift_right", type=natural, default=0, help="the same to the left or right")
+    group.add_argument("--pose_erase", type=unit_float, default=0.0,
+                       help="chance that a box of a clip's pose pictures is blank, as where a detector misses limbs")
     group.add_argument("--lr_schedule", default="cosine", **one_of("cosine", "multistep", "constant"),
                        help="multistep: x 0.1 from epoch 2 and again from epoch 5")
     group.add_argument("--lr_min", type=natural_float, default=1e-6, help="last learning rate of cosine")

@@ -77,3 +77,19 @@ def gather(pictures: Tensor, windows: Tensor, shifts: Tensor) -> Tensor:
     columns = (torch.arange(W, device=pictures.device) - shifts[:, 1:]).clamp(0, W - 1)  # (B, W)
     clips = pictures[windows[:, :, None, None], :, rows[:, None, :, None], columns[:, None, None, :]]  # (B, T, H, W, 3)
     return clips.permute(0, 1, 4, 2, 3)
+
+
+def erase_boxes(poses: Tensor, chance: float, draws: Tensor) -> Tensor:
+    """Pose pictures (B, T, 3, H, W), a box made blank in `chance` of the clips: a detector misses limbs or people.
+
+    draws: (B, 5) from U[0, 1): whether, height, width, top and left; a box of the largest sizes covers the picture.
+    Blank is the colour of a picture's first pixel.
+    """
+    hit = draws[:, 0] < chance
+    extent = (0.2 + 1.8 * draws[:, 1:3]).clamp(max=1)  # of the picture's height and width
+    low = draws[:, 3:] * (1 - extent)
+    rows, columns = (torch.arange(n, device=poses.device) / n for n in poses.shape[-2:])
+    in_rows = (rows >= low[:, :1]) & (rows < low[:, :1] + extent[:, :1])  # (B, H)
+    in_columns = (columns >= low[:, 1:]) & (columns < low[:, 1:] + extent[:, 1:])  # (B, W)
+    box = hit[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
+    return torch.where(box[:, None, None], poses[..., :1, :1], poses)

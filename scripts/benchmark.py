@@ -170,7 +170,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, size: int) -> float:
 
 
 START_UP = """
-import sys, time, resource
+import os, sys, time
 sys.argv = ["Trainer.py", *sys.argv[2:], "--epoch_steps", "1", "--num_epoch", "1"]
 begun = float({begun})
 import Trainer, torch
@@ -178,21 +178,25 @@ from modules.distributed import Ranks
 args = Trainer.parse_trainer()
 args.frame_H, args.frame_W = 32, 64
 trainer = Trainer.Trainer(args, None, None, Ranks())
-trainer.step(trainer._plan(0), 0, 0, 1.0, 0.0, 1e-4)
+plan = trainer._plan(0)
+trainer.step(type(plan)(*(x.to(trainer.device) for x in plan)), 0, 0, 1.0, 0.0, 1e-4).tolist()
 print("SECONDS", time.time() - begun)
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print("BYTES", torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory)
+if torch.cuda.is_available():
+    print("BYTES", torch.cuda.max_memory_allocated())
+elif os.path.exists("/proc/self/status"):  # getrusage would tell the parent's memory if that is larger
+    print("BYTES", 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]))
 """
 
 
-def start_up(data: Path, arch: str, precision: str) -> tuple[float, float]:
-    """Seconds from the start of a fresh process to its first optimizer step, warm cache; its peak memory in GB."""
+def start_up(data: Path, arch: str, precision: str) -> tuple[float, float | None]:
+    """Seconds from the start of a fresh process to its first optimizer step, warm cache; its peak memory in GB,
+    of the GPU where there is one."""
     flags = ["--DR", data, "--save_root", data / "run", "--preset", PRESETS[arch], "--precision", precision]
     code = START_UP.replace("{begun}", repr(time.time()))
     command = [sys.executable, "-c", code, "Trainer.py", *map(str, flags)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     values = dict(line.split() for line in result.stdout.splitlines() if line.startswith(("SECONDS ", "BYTES ")))
-    return float(values["SECONDS"]), float(values["BYTES"]) / 1e9
+    return float(values["SECONDS"]), float(values["BYTES"]) / 1e9 if "BYTES" in values else None
 
 
 def main() -> None:
