@@ -28,7 +28,7 @@ FIXED = ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim", "prior", "frame_H", "fr
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
         "test", "overwrite", "save_minutes", "max_bad_steps")  # fmt: skip
 # what decides the steps of an epoch, with the number of clips that all processes train on in one step
-PLAN = ("train_vi_len", "windows", "random_start", "persist", "shift_down", "shift_right", "pose_erase", "partial", "fast_train",
+PLAN = ("train_vi_len", "windows", "random_start", "persist", "shift_down", "shift_right", "partial", "fast_train",
         "fast_partial", "fast_train_epoch", "epoch_steps")  # fmt: skip
 
 
