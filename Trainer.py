@@ -20,6 +20,7 @@ from dataloader import Dataset_Dance
 from modules.board import Board
 from modules.checkpoint import build_model, check_training, load_optimizer, load_weights, save_checkpoint
 from modules.distributed import Ranks, is_launched, join, launch
+from modules.draws import Draws
 from modules.dry_run import dry_run
 from modules.evaluate import predict
 from modules.figures import draw_run
@@ -30,15 +31,14 @@ from modules.options import parse_trainer
 from modules.pixels import to_float
 from modules.resume import EpochProgress, Stops, check_finite, claim_folder, find_start, settings_of, write_metrics
 from modules.runs import describe_environment, write_json
-from modules.runtime import InputError, autocast, pick_device, pick_precision, random_generator, run_program
+from modules.runtime import InputError, autocast, keep_on, pick_device, pick_precision, run_program, to_device
 from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
 from modules.vae import VAE_Model, frame_loss
 from modules.validation import write_validation
-from modules.windows import Plan, erase_boxes, gather, shuffled_plan, template_plan
+from modules.windows import Plan, gather, shuffled_plan, template_plan
 
 COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr", "seconds", "frames_per_second")
 LOG_STEPS = 20  # steps between two reads of the numbers on the device
-LATENT, FEED, ERASE = range(3)  # the random streams of a run
 
 
 class Trainer:
@@ -61,7 +61,7 @@ class Trainer:
         self.validation = Dataset_Dance(mode="val", **data).sequences
         if not args.test:
             self.data = Dataset_Dance(mode="train", **data)
-            self.frames, self.poses = self.data.frames.to(self.device), self.data.poses.to(self.device)
+            self.frames, self.poses = keep_on(self.device, self.data.frames, self.data.poses)
             # optimizer steps of every epoch; like the template's loader, the last incomplete batch is left out
             windows = (len(self.data.windows(self._partial(epoch))) for epoch in range(args.num_epoch))
             self.steps = [args.epoch_steps or max(1, count // (args.batch_size * ranks.size)) for count in windows]
@@ -76,6 +76,7 @@ class Trainer:
         self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay)
         if args.compile:
             compile_boxes(self.model)
+        self.draws = Draws(args, ranks, self.device)
         self.update = Graphed(self._update, enabled=self.device.type == "cuda" and ranks.size == 1)
         self.kl_annealing = kl_annealing(
             args.kl_anneal_type, round(args.num_epoch * args.kl_horizon), args.kl_anneal_cycle, args.kl_anneal_ratio,
@@ -91,19 +92,21 @@ class Trainer:
         Returns (4,): loss, mse and kl, means over the whole batch of all processes, and 1 for a good step, else 0.
         """
         window, carried, shifts = (x[step] for x in plan)
-        frames = gather(self.frames, window, shifts)  # (B, T, 3, H, W) uint8
+        frames, poses = (
+            to_device(gather(pictures, window, shifts), self.device) for pictures in (self.frames, self.poses)
+        )  # (B, T, 3, H, W) uint8
         start = to_float(frames[:, 0])
         if self.carry is not None:
-            start = torch.where(carried[:, None, None, None], self.carry, start)
-        feed_truth, target_is_truth = self._teacher_forcing(window, epoch, step, tfr)
-        n = round(len(window) * self.ranks.size * self.args.posterior_share)  # of all processes
-        poses = gather(self.poses, window, shifts)
-        if self.args.pose_erase:
-            draws = self._draw(torch.rand, (len(poses), 5), ERASE, epoch, step)
-            poses = erase_boxes(poses, self.args.pose_erase, draws)
+            start = torch.where(to_device(carried, self.device)[:, None, None, None], self.carry, start)
+        B, T = window.shape
+        feed_truth, target_is_truth = self.draws.teacher_forcing(B, T, epoch, step, tfr)
+        told = round(B * self.ranks.size * self.args.posterior_share)  # of all processes
+        latent = self.model.latent_shape(self.args.frame_H, self.args.frame_W)
+        noise = self.draws.noise((B, T - 1, *latent), told, epoch, step)
+        scalars = to_device(torch.tensor([beta, lr, 1 / self._horizon(epoch, step)]), self.device)
         numbers, self.carry = self.update(
-            frames, poses, start, self._noise(window, n, epoch, step), feed_truth,
-            self._scalars(beta, lr, 1 / self._horizon(epoch, step)), told=n, target_is_truth=target_is_truth,
+            frames, self.draws.erase(poses, epoch, step), start, noise, feed_truth, scalars, told=told,
+            target_is_truth=target_is_truth,
         )  # fmt: skip
         return numbers
 
@@ -145,7 +148,7 @@ class Trainer:
     def train_epoch(self, epoch: int, beta: float, tfr: float) -> dict:
         """One pass over this epoch's windows, or over what is left of it. Returns the epoch's row of metrics.csv, not
         yet validated."""
-        args, plan = self.args, Plan(*(self.ranks.share(x, dim=1).to(self.device) for x in self._plan(epoch)))
+        args, plan = self.args, Plan(*(self.ranks.share(x, dim=1).to(self.frames.device) for x in self._plan(epoch)))
         progress, steps = self._begin(epoch), self.steps[epoch]
         frames = args.batch_size * self.ranks.size * (args.train_vi_len - 1)  # predicted in one step
         begin = time.perf_counter() - progress.seconds
@@ -283,31 +286,6 @@ class Trainer:
         self.within, self.progress = None, progress
         return progress
 
-    def _teacher_forcing(self, window: Tensor, epoch: int, step: int, tfr: float) -> tuple[Tensor | None, bool]:
-        """Which true frames are fed (B, T-1), and whether the target is the true frame."""
-        if self.args.tf_per == "epoch":
-            coin = torch.rand((), generator=random_generator("cpu", self.args.seed, FEED, epoch)).item() < tfr
-            if self.args.tf_decides == "target":
-                return None, coin
-            return torch.full_like(window[:, 1:], coin, dtype=torch.bool) if coin else None, True
-        return self._draw(torch.rand, window[:, 1:].shape, FEED, epoch, step) < tfr, True
-
-    def _noise(self, window: Tensor, n: int, epoch: int, step: int) -> Tensor:
-        """The latent's noise for frames 2 … T, (B, T-1, *latent): zero, the prior's mean, where the posterior has the
-        first n clips of the whole batch and this clip is not among them."""
-        B, T = window.shape
-        shape = (B, T - 1, *self.model.latent_shape(self.args.frame_H, self.args.frame_W))
-        noise = self._draw(torch.randn, shape, LATENT, epoch, step)
-        if n:
-            noise[self.ranks.count_share(n) :] = 0
-        return noise
-
-    def _draw(self, draw, shape: tuple[int, ...], stream: int, epoch: int, step: int) -> Tensor:
-        """This process's share, of `shape` (B, …), of the random numbers that are drawn for the whole batch."""
-        generator = random_generator(self.device, self.args.seed, stream, epoch, step)
-        whole = draw((shape[0] * self.ranks.size, *shape[1:]), generator=generator, device=self.device)
-        return self.ranks.share(whole)
-
     def _learning_rate(self, epoch: int, step: int) -> float:
         """The scheduled rate of one step of an epoch."""
         args, done, total = self.args, sum(self.steps[:epoch]) + step, sum(self.steps)
@@ -333,11 +311,6 @@ class Trainer:
         """Steps that the average of the weights goes back: the last `ema` of the run, fewer while it is young."""
         done, total = sum(self.steps[:epoch]) + step, sum(self.steps)
         return max(1.0, min(self.args.ema * total, (10 + done) / 9))
-
-    def _scalars(self, *values: float) -> Tensor:
-        """Numbers on the device, without waiting for it."""
-        scalars = torch.tensor(values)
-        return scalars.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else scalars
 
 
 def main() -> None:

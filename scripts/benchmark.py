@@ -53,7 +53,7 @@ class Case:
         args.frame_H, args.frame_W = HEIGHT, WIDTH
         self.trainer = Trainer(args, None, None, Ranks())
         self.model, self.device, self.dtype = self.trainer.model, self.trainer.device, self.trainer.dtype
-        self.plan = Plan(*(x.to(self.device) for x in self.trainer._plan(0)))
+        self.plan = Plan(*(x.to(self.trainer.frames.device) for x in self.trainer._plan(0)))
         self.at, self.training, self.one, self.six = 0, [], [], []
 
     def train(self, seconds: float) -> None:
@@ -179,7 +179,7 @@ args = Trainer.parse_trainer()
 args.frame_H, args.frame_W = 32, 64
 trainer = Trainer.Trainer(args, None, None, Ranks())
 plan = trainer._plan(0)
-trainer.step(type(plan)(*(x.to(trainer.device) for x in plan)), 0, 0, 1.0, 0.0, 1e-4).tolist()
+trainer.step(type(plan)(*(x.to(trainer.frames.device) for x in plan)), 0, 0, 1.0, 0.0, 1e-4).tolist()
 print("SECONDS", time.time() - begun)
 if torch.cuda.is_available():
     print("BYTES", torch.cuda.max_memory_allocated())

@@ -16,6 +16,7 @@ from PIL import Image
 from dataloader import Dataset_Dance
 from modules.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.distributed import Ranks
+from modules.draws import Draws
 from modules.evaluate import predict
 from modules.metrics import psnr
 from modules.optimizers import build_optimizers
@@ -275,7 +276,7 @@ def test_report_rule_changes_target_with_the_coin():
 
     trainer.model = Constant()
     trainer.optimizers = build_optimizers("Adam", trainer.model, 0.0, 0.0)
-    trainer.update = trainer._update
+    trainer.update, trainer.draws = trainer._update, Draws(args, trainer.ranks, trainer.device)
     plan = template_plan(torch.arange(4)[None], steps=1, batch=1)
     on = trainer.step(plan, 0, 0, beta=0.0, tfr=1.0, lr=0.0)
     truth = np.mean([((frames[t] - 0.1 * t) ** 2).mean().item() for t in (1, 2, 3)])
