@@ -75,6 +75,7 @@ class Decoder_Fusion(nn.Sequential):
     def forward(
         self, last_features: Tensor, pose_features: Tensor, z: Tensor, first_features: Tensor | None = None
     ) -> Tensor:
+        z = z.to(last_features.dtype)  # float32 z would make all of it float32, for the next convolution to cast back
         return super().forward(torch.cat([last_features, pose_features, z], dim=1))
 
 
