@@ -32,7 +32,7 @@ from modules.pixels import to_float
 from modules.resume import EpochProgress, Stops, check_finite, claim_folder, find_start, settings_of, write_metrics
 from modules.runs import describe_environment, write_json
 from modules.runtime import InputError, autocast, keep_on, pick_device, pick_precision, run_program, to_device
-from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
+from modules.schedules import annealing, data_share, learning_rate, teacher_forcing_ratio
 from modules.vae import VAE_Model, frame_loss
 from modules.validation import write_validation
 from modules.windows import Plan, gather, shuffled_plan, template_plan
@@ -63,7 +63,7 @@ class Trainer:
             self.data = Dataset_Dance(mode="train", **data)
             self.frames, self.poses = keep_on(self.device, self.data.frames, self.data.poses)
             # optimizer steps of every epoch; like the template's loader, the last incomplete batch is left out
-            windows = (len(self.data.windows(self._partial(epoch))) for epoch in range(args.num_epoch))
+            windows = (len(self.data.windows(data_share(args, epoch))) for epoch in range(args.num_epoch))
             self.steps = [args.epoch_steps or max(1, count // (args.batch_size * ranks.size)) for count in windows]
 
         torch.manual_seed(args.seed)
@@ -78,10 +78,7 @@ class Trainer:
             compile_boxes(self.model)
         self.draws = Draws(args, ranks, self.device)
         self.update = Graphed(self._update, enabled=self.device.type == "cuda" and ranks.size == 1)
-        self.kl_annealing = kl_annealing(
-            args.kl_anneal_type, round(args.num_epoch * args.kl_horizon), args.kl_anneal_cycle, args.kl_anneal_ratio,
-            args.kl_beta,
-        )  # fmt: skip
+        self.kl_annealing = annealing(args)
         self.epoch, self.history, self.best_psnr, self.within, self.progress = 0, [], None, None, None
         if checkpoint:
             self._go_on_from(checkpoint, source)
@@ -293,7 +290,7 @@ class Trainer:
 
     def _plan(self, epoch: int) -> Plan:
         """The frames of every step of an epoch, for all processes."""
-        args, partial, steps = self.args, self._partial(epoch), self.steps[epoch]
+        args, partial, steps = self.args, data_share(self.args, epoch), self.steps[epoch]
         batch = args.batch_size * self.ranks.size
         if args.windows == "template":
             return template_plan(self.data.windows(partial), steps, batch)
@@ -301,11 +298,6 @@ class Trainer:
             self.data.clips_within(partial), args.train_vi_len, steps, batch, args.seed, epoch,
             random_start=args.random_start, persist=args.persist, shift=(args.shift_down, args.shift_right),
         )  # fmt: skip
-
-    def _partial(self, epoch: int) -> float:
-        """The share of the training frames that an epoch uses."""
-        fast = self.args.fast_train and epoch < self.args.fast_train_epoch
-        return self.args.partial * (self.args.fast_partial if fast else 1)
 
     def _horizon(self, epoch: int, step: int) -> float:
         """Steps that the average of the weights goes back: the last `ema` of the run, fewer while it is young."""

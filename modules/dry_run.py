@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules.checkpoint import write_atomically
 from modules.curves import draw_schedules
-from modules.schedules import kl_annealing, learning_rate, teacher_forcing_ratio
+from modules.schedules import annealing, data_share, learning_rate, teacher_forcing_ratio
 
 COURSE_FRAMES = 23410  # training frames of the course: how many steps an epoch has decides where the rate's schedule is
 
@@ -17,13 +17,10 @@ def schedule_table(args: argparse.Namespace, frames: int = COURSE_FRAMES) -> lis
 
     frames: of the training set, taken as one clip.
     """
-    beta = kl_annealing(args.kl_anneal_type, round(args.num_epoch * args.kl_horizon), args.kl_anneal_cycle,
-                        args.kl_anneal_ratio, args.kl_beta)  # fmt: skip
-    steps = []
+    beta, steps = annealing(args), []
     for epoch in range(args.num_epoch):
-        fast = args.fast_train and epoch < args.fast_train_epoch
-        share = args.partial * (args.fast_partial if fast else 1)
-        steps.append(args.epoch_steps or max(1, int(frames * share) // args.train_vi_len // args.batch_size))
+        used = int(frames * data_share(args, epoch))
+        steps.append(args.epoch_steps or max(1, used // args.train_vi_len // args.batch_size))
     rows = []
     for epoch in range(args.num_epoch):
         beta.current, last = epoch, sum(steps[: epoch + 1]) - 1

@@ -4,6 +4,7 @@ save: a resumed run asks for the value at its epoch or step.
 Cyclical annealing: Fu et al. 2019, "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing".
 """
 
+import argparse
 import math
 
 import numpy as np
@@ -96,3 +97,17 @@ def learning_rate(schedule: str, lr: float, epoch: int, step: int, steps: int, w
         progress = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
         return lr_min + 0.5 * (lr - lr_min) * (1 + math.cos(math.pi * progress))
     return lr
+
+
+def annealing(args: argparse.Namespace) -> kl_annealing:
+    """The schedule of beta that the flags ask for, in epochs."""
+    return kl_annealing(
+        args.kl_anneal_type, round(args.num_epoch * args.kl_horizon), args.kl_anneal_cycle, args.kl_anneal_ratio,
+        args.kl_beta,
+    )  # fmt: skip
+
+
+def data_share(args: argparse.Namespace, epoch: int) -> float:
+    """The leading share of the training frames that an epoch uses: --partial, less in the epochs of --fast_train."""
+    fast = args.fast_train and epoch < args.fast_train_epoch
+    return args.partial * (args.fast_partial if fast else 1)
