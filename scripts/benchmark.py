@@ -32,7 +32,7 @@ from modules.figures import draw_benchmark  # noqa: E402
 from modules.options import parse_trainer  # noqa: E402
 from modules.picture_cache import read_picture  # noqa: E402
 from modules.runs import describe_environment  # noqa: E402
-from modules.runtime import run_program  # noqa: E402
+from modules.runtime import keep_freed_memory, run_program  # noqa: E402
 from modules.vae import VAE_Model  # noqa: E402
 from modules.windows import Plan  # noqa: E402
 from Trainer import Trainer  # noqa: E402
@@ -224,6 +224,7 @@ def main() -> None:
             for _ in range(rounds):
                 for case in cases:
                     bar.set_description(case.name)
+                    keep_freed_memory(not isinstance(case, Reference))
                     case.train(seconds)
                     case.predict(sequences)
                     bar.update()
