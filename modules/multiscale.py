@@ -15,6 +15,8 @@ from modules.layers import reparameterise, split_gaussian
 FRAME_SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # channels at each resolution, as a share of those at 1/8
 POSE_SHARES = (0.1, 0.3, 0.6, 1.0)
 LOGVAR_SPAN = 6.0
+INFORMED_GAIN, INFORMED_LOGVAR = 2.0, -4.0  # how a posterior starts; a standard deviation of 0.14
+SLOPE = 0.1  # of the LeakyReLUs
 LAST_FRAME_LEVELS = (2, 3)  # 1/4 and 1/8
 SCALE = 8  # full resolution over the smallest
 
@@ -39,7 +41,16 @@ class Block(nn.Module):
 
 
 def act(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.1)
+    return F.leaky_relu(x, SLOPE)
+
+
+def keep_scale(conv: nn.Conv2d, slope: float = 1.0) -> None:
+    """Initialise (He et al. 2015) so that features keep their scale: what differs between frames reaches 1/8.
+
+    slope: of the LeakyReLU before the convolution, 1 for none.
+    """
+    nn.init.kaiming_normal_(conv.weight, a=slope)
+    nn.init.zeros_(conv.bias)
 
 
 class Pyramid(nn.Module):
@@ -53,6 +64,8 @@ class Pyramid(nn.Module):
             for i, (before, after) in enumerate(zip([3, *channels], channels, strict=False))
         )
         self.blocks = nn.ModuleList(nn.Sequential(*map(Block, [c] * n)) for c, n in zip(channels, blocks, strict=True))
+        for i, conv in enumerate(self.convs):
+            keep_scale(conv, SLOPE if i else 1.0)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         pyramid, x = [], self.scale * (x - self.zero)
@@ -86,17 +99,23 @@ class Label_Encoder(Pyramid):
 class Gaussian_Predictor(nn.Module):
     """q(z | frame to predict, pose), or p(z | last frame, pose), from the features at 1/8 -> z, mu, logvar.
 
-    Each (B, N, H/8, W/8) float32. It starts as N(0, I).
+    Each (B, N, H/8, W/8) float32. A prior starts as N(0, I). A posterior starts `informed`: narrow, and its mean follows
+    the frame. From N(0, I) its z is noise at first, and a decoder that has learned to ignore it goes on ignoring it.
     """
 
-    def __init__(self, F_dim: int, D_out_dim: int, N_dim: int):
+    def __init__(self, F_dim: int, D_out_dim: int, N_dim: int, informed: bool):
         super().__init__()
         self.frame = nn.Conv2d(F_dim, F_dim, 1)
         self.pose = nn.Conv2d(D_out_dim, F_dim, 1)
         self.block = Block(F_dim)
         self.out = nn.Conv2d(F_dim, 2 * N_dim, 1)
+        keep_scale(self.frame)
+        keep_scale(self.pose)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        if informed:
+            nn.init.normal_(self.out.weight[:N_dim], std=INFORMED_GAIN * (2 / F_dim) ** 0.5)
+            nn.init.constant_(self.out.bias[N_dim:], INFORMED_LOGVAR)
 
     def forward(self, frame_features: list[Tensor], pose_features: list[Tensor], noise: Tensor | None = None):
         """noise (B, N, H/8, W/8) from N(0, I), or None for z = mu."""

@@ -64,10 +64,12 @@ class VAE_Model(nn.Module):
         else:
             self.frame_transformation = multiscale.RGB_Encoder(F_dim)
             self.label_transformation = multiscale.Label_Encoder(L_dim, D_out_dim)
-            self.Gaussian_Predictor = multiscale.Gaussian_Predictor(F_dim, D_out_dim, N_dim)
+            self.Gaussian_Predictor = multiscale.Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=True)
             self.Decoder_Fusion = multiscale.Decoder_Fusion(F_dim, N_dim, D_out_dim)
             self.Generator = multiscale.Generator(D_out_dim)
-            self.prior = multiscale.Gaussian_Predictor(F_dim, D_out_dim, N_dim) if prior == "learned" else None
+            self.prior = (
+                multiscale.Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=False) if prior == "learned" else None
+            )
         self.latent_scale = 1 if arch == "template" else multiscale.SCALE
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:

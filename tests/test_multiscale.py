@@ -74,3 +74,16 @@ def test_a_new_model_keeps_x1_where_it_changes_nothing():
     torch.nn.init.zeros_(model.Generator.out.bias)
     first = torch.rand(1, 3, 16, 16) * 0.9 + 0.05
     torch.testing.assert_close(model.rollout(first, torch.rand(1, 2, 3, 16, 16)).frames[:, 0], first)
+
+
+@torch.no_grad()
+def test_the_posterior_starts_informed_and_the_prior_as_standard_normal():
+    torch.manual_seed(0)
+    model = VAE_Model(**SIZES, prior="learned")
+    pose = model.label_transformation(torch.rand(2, 3, 16, 16))
+    frames = [model.frame_transformation(torch.rand(2, 3, 16, 16)) for _ in range(2)]
+    (one, logvar), (other, _) = (model.Gaussian_Predictor(frame, pose)[1:] for frame in frames)
+    assert (one - other).abs().mean() > logvar.mul(0.5).exp().max(), "its mean follows the frame"
+    assert (0.5 * logvar).exp().max() < 0.2, "it is narrow"
+    mu, logvar = model.prior(frames[0], pose)[1:]
+    assert not mu.any() and not logvar.any()
