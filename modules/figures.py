@@ -93,7 +93,7 @@ def draw_latent_use(rows: list[dict], path: Path) -> None:
     rows: as modules.latent.latent_use gives them, with `run`, `prior` and `beta`.
     """
     figure, axis = axes("diversity of samples (standard deviation, levels of 255)", "PSNR (dB)", "Score and variety")
-    for prior, color, marker in (("standard", BLUE, "o"), ("learned", ORANGE, "s")):
+    for prior, color, marker, side in (("standard", BLUE, "o", 1), ("learned", ORANGE, "s", -1)):
         runs = sorted((row for row in rows if row["prior"] == prior), key=lambda row: row["diversity"])
         x = [row["diversity"] for row in runs]
         for key, style, label in (
@@ -104,9 +104,11 @@ def draw_latent_use(rows: list[dict], path: Path) -> None:
                 axis.plot(x, [row[key] for row in runs], color=color, marker=marker, linestyle=style, markersize=4,
                           label=f"{prior} prior: {label}")  # fmt: skip
         for row in runs:
-            note = f"beta {row['beta']:g}\n{row['kl']:.0f} nats"
-            axis.annotate(note, (row["diversity"], row["psnr_sample"]), fontsize=6, xytext=(4, -12),
-                          textcoords="offset points")  # fmt: skip
+            note = f"beta {row['beta']:g}, {row['kl']:.0f} nats"
+            axis.annotate(note, (row["diversity"], row["psnr_sample"]), fontsize=6, xytext=(5 * side, 8 * side), color=color,
+                          textcoords="offset points", ha="left" if side > 0 else "right", va="center",
+                          bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})  # fmt: skip
+    axis.margins(x=0.22, y=0.1)
     axis.legend(frameon=False, fontsize=7)
     save_figure(figure, path)
 
