@@ -106,7 +106,8 @@ def draw_latent_use(rows: list[dict], path: Path) -> None:
         for row in runs:
             note = f"beta {row['beta']:g}, {row['kl']:.0f} nats"
             axis.annotate(note, (row["diversity"], row["psnr_sample"]), fontsize=6, color=color,
-                          xytext=(5 * side, 8 * side), textcoords="offset points", ha="left" if side > 0 else "right", va="center",
+                          xytext=(5 * side, 8 * side), textcoords="offset points", va="center",
+                          ha="left" if side > 0 else "right",
                           bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})  # fmt: skip
     axis.margins(x=0.22, y=0.1)
     axis.legend(frameon=False, fontsize=7)

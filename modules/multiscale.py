@@ -100,7 +100,7 @@ class Gaussian_Predictor(nn.Module):
     """q(z | frame to predict, pose), or p(z | last frame, pose), from the features at 1/8 -> z, mu, logvar.
 
     Each (B, N, H/8, W/8) float32. A prior starts as N(0, I). A posterior starts `informed`: narrow, and its mean
-    follows the frame. From N(0, I) z is noise at first, and a decoder that has learned to ignore it goes on ignoring it.
+    follows the frame. From N(0, I) z is noise at first, and a decoder that has learned to ignore it goes on so.
     """
 
     def __init__(self, F_dim: int, D_out_dim: int, N_dim: int, informed: bool):
