@@ -73,7 +73,7 @@ def test_recorded_training_equals_plain_training(dance, tmp_path, preset, monkey
 @torch.no_grad()
 def test_a_compiled_box_gives_the_plain_numbers_and_keeps_its_names():
     torch.manual_seed(0)
-    model = torch.nn.ModuleDict({"box": Gaussian_Predictor(F_dim=16, D_out_dim=16, N_dim=4)})
+    model = torch.nn.ModuleDict({"box": Gaussian_Predictor(F_dim=16, D_out_dim=16, N_dim=4, informed=True)})
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     inputs, names = [[torch.rand(2, 16, 4, 8)] for _ in range(2)], list(model.state_dict())
