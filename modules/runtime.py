@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows: no locks
     fcntl = None
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 MESSAGE_LENGTH = 600  # characters of an error's line
 
 
@@ -48,7 +48,8 @@ def run_program(main) -> None:
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Have freed memory kept for the next tensors, or, if not `keep`, returned to the kernel as glibc does by default.
+    """Have freed memory kept for the next tensors, or, if not `keep`, returned to the kernel as glibc does once its
+    thresholds have risen to their highest.
 
     Returned, the memory of large tensors is mapped and cleared anew at every step, a tenth of a training step on a CPU.
     No effect where the C library is not glibc.
@@ -58,7 +59,8 @@ def keep_freed_memory(keep: bool = True) -> None:
     except (AttributeError, OSError, TypeError):
         return
     mallopt(M_MMAP_MAX, 0 if keep else 65536)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 128 * 1024)
+    mallopt(M_MMAP_THRESHOLD, 2**25)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**26)
 
 
 def fail(message: str) -> None:
