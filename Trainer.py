@@ -108,7 +108,7 @@ class Trainer:
         return numbers
 
     def _update(
-        self, frames: Tensor, poses: Tensor, start: Tensor, noise: Tensor, feed_truth: Tensor | None, scalars: Tensor,
+        self, frames: Tensor, poses: Tensor, start: Tensor, noise: Tensor, feed_truth: Tensor | bool, scalars: Tensor,
         told: int, target_is_truth: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """What a step does on the device: roll out, score, differentiate, change the weights.

@@ -19,13 +19,13 @@ class Draws:
     def __init__(self, args: argparse.Namespace, ranks: Ranks, device: torch.device):
         self.args, self.ranks, self.device = args, ranks, device
 
-    def teacher_forcing(self, B: int, T: int, epoch: int, step: int, tfr: float) -> tuple[Tensor | None, bool]:
-        """Which true frames are fed, (B, T-1) bool or None for none, and whether the target is the true frame."""
+    def teacher_forcing(self, B: int, T: int, epoch: int, step: int, tfr: float) -> tuple[Tensor | bool, bool]:
+        """Which true frames are fed, (B, T-1) bool or one for all, and whether the target is the true frame."""
         if self.args.tf_per == "epoch":
             coin = torch.rand((), generator=random_generator("cpu", self.args.seed, FEED, epoch)).item() < tfr
             if self.args.tf_decides == "target":
-                return None, coin
-            return torch.ones(B, T - 1, dtype=torch.bool, device=self.device) if coin else None, True
+                return False, coin
+            return coin, True
         return self._draw(torch.rand, (B, T - 1), FEED, epoch, step) < tfr, True
 
     def noise(self, shape: tuple[int, ...], told: int, epoch: int, step: int) -> Tensor:

@@ -20,15 +20,15 @@ class Recording(NamedTuple):
     """A recorded call: its graph and the tensors that it reads and writes at every replay."""
 
     graph: torch.cuda.CUDAGraph
-    inputs: list[Tensor | None]
+    inputs: list
     outputs: Any
 
 
 class Graphed:
-    """`function(*inputs, **fixed)`, replayed as a CUDA graph from its fourth call on; the plain function elsewhere.
+    """`function(*inputs, **named)`, replayed as a CUDA graph from its fourth call on; the plain function elsewhere.
 
-    inputs: tensors on one device, None, or lists and tuples of them; what changes from call to call must be among them.
-    fixed: hashable values; every combination of them and of the inputs' shapes has a graph of its own.
+    inputs, named: tensors on one device and hashable values, or lists and tuples of them. Every combination of values
+    and of shapes has a graph of its own, which reads the tensors of each call.
     The function must not read a number back from the device. What it changes in place, weights say, it changes at every
     call. If recording fails, one line says so and every call is plain from then on.
     """
@@ -39,44 +39,44 @@ class Graphed:
         self.recordings: dict[Any, Recording] = {}
         self.stream = torch.cuda.Stream() if enabled else None
 
-    def __call__(self, *inputs: Any, **fixed: Any) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         if not self.enabled:
-            return self.function(*inputs, **fixed)
-        flat, structure = tree_flatten(inputs)
-        shapes = tuple(x if x is None else (x.shape, x.dtype) for x in flat)
-        key = (str(structure), shapes, tuple(sorted(fixed.items())))
+            return self.function(*inputs, **named)
+        flat, structure = tree_flatten((inputs, named))
+        key = (str(structure), *((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in flat))
         if key not in self.recordings:
             self.calls[key] += 1
             if self.calls[key] <= WARM_UP:
-                return self._beside(inputs, fixed)
+                return self._beside(inputs, named)
             try:
-                self.recordings[key] = self._record(flat, structure, fixed)
+                self.recordings[key] = self._record(flat, structure)
             except RuntimeError as error:
                 self.enabled = False
                 print(f"No CUDA graph: {' '.join(str(error).split())[:200]}; going on without.", file=sys.stderr)
-                return self.function(*inputs, **fixed)
+                return self.function(*inputs, **named)
         recording = self.recordings[key]
         for static, given in zip(recording.inputs, flat, strict=True):
-            if static is not None:
+            if isinstance(static, Tensor):
                 static.copy_(given)
         recording.graph.replay()
         return tree_map_only(Tensor, torch.clone, recording.outputs)  # the next replay writes over its outputs
 
-    def _beside(self, inputs: tuple, fixed: dict) -> Any:
+    def _beside(self, inputs: tuple, named: dict) -> Any:
         """A plain call on the stream beside the current one, as recording needs it first."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            out = self.function(*inputs, **fixed)
+            out = self.function(*inputs, **named)
         torch.cuda.current_stream().wait_stream(self.stream)
         return out
 
-    def _record(self, flat: list[Tensor | None], structure: Any, fixed: dict) -> Recording:
+    def _record(self, flat: list, structure: Any) -> Recording:
         """Record one call. Nothing is computed yet."""
-        inputs = [x if x is None else x.clone() for x in flat]
+        static = [x.clone() if isinstance(x, Tensor) else x for x in flat]
+        inputs, named = tree_unflatten(static, structure)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
-            outputs = self.function(*tree_unflatten(inputs, structure), **fixed)
-        return Recording(graph, inputs, outputs)
+            outputs = self.function(*inputs, **named)
+        return Recording(graph, static, outputs)
 
 
 def compile_boxes(model: nn.Module) -> None:

@@ -75,7 +75,8 @@ class Decoder_Fusion(nn.Sequential):
     def forward(
         self, last_features: Tensor, pose_features: Tensor, z: Tensor, first_features: Tensor | None = None
     ) -> Tensor:
-        z = z.to(last_features.dtype)  # float32 z would make all of it float32, for the next convolution to cast back
+        # what is not like the rest would change all of it when put together, for the next convolution to change it back
+        z = z.to(last_features.dtype, memory_format=torch.channels_last)
         return super().forward(torch.cat([last_features, pose_features, z], dim=1))
 
 

@@ -71,6 +71,7 @@ class VAE_Model(nn.Module):
                 multiscale.Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=False) if prior == "learned" else None
             )
         self.latent_scale = 1 if arch == "template" else multiscale.SCALE
+        self.sees_first = arch == "multiscale"  # whether x_1's features are used
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape of z for one frame of height x width pixels. InputError for a size that the architecture can't take."""
@@ -90,7 +91,7 @@ class VAE_Model(nn.Module):
         truth: Tensor | None = None,
         noise: Tensor | None = None,
         posterior_clips: int = 0,
-        feed_truth: Tensor | None = None,
+        feed_truth: Tensor | bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Rollout:
         """Generate frames 2 … T, each from the last generated one, its own pose and z.
@@ -102,14 +103,16 @@ class VAE_Model(nn.Module):
         noise: (B, T-1, *latent_shape) from N(0, I); None takes the means of the latent's distributions.
         posterior_clips: so many leading clips draw z from the posterior (needs truth), the others from the prior; the
         KL is given for these clips, or for all if it is 0.
-        feed_truth: (B, T-1) bool, teacher forcing: after predicting frame t, feed the true frame t instead.
+        feed_truth: (B, T-1) bool, or one for all, teacher forcing: after predicting frame t, feed the true frame t.
         progress: called now and then with the number of frames generated since the last call.
         """
-        if truth is None and (posterior_clips or feed_truth is not None):
+        if truth is None and (posterior_clips or feed_truth is not False):
             raise ValueError("posterior_clips and feed_truth need the true frames")
+        if feed_truth is True:
+            return self._forced_rollout(first, poses, first if start is None else start, truth, noise, posterior_clips)
         first = to_float(first)
         last_frame = first if start is None else to_float(start)
-        first_features = self.frame_transformation(first)
+        first_features = self.frame_transformation(first) if self.sees_first else None
         self.latent_shape(*first.shape[-2:])  # says so if it can't take this size
         n = posterior_clips or len(first)
         frames, kl = [], []
@@ -119,32 +122,47 @@ class VAE_Model(nn.Module):
         step = Graphed(self._step, enabled=first.is_cuda and not torch.is_grad_enabled())
         for begin in range(1, len(poses), POSE_CHUNK):
             pose_features = over_time(self.label_transformation, to_float(poses[begin : begin + POSE_CHUNK]))
-            posterior = None
+            count = min(POSE_CHUNK, len(poses) - begin)
+            posteriors = [None] * count
             if truth is not None:
                 true_features = over_time(self.frame_transformation, to_float(truth[begin : begin + POSE_CHUNK, :n]))
                 their_poses = map_tensors(lambda x: x[:, :n], pose_features)
-                posterior = over_time(self.Gaussian_Predictor, true_features, their_poses)[1:]  # mu, logvar
-            count = min(POSE_CHUNK, len(poses) - begin)
-            for i in range(count):
-                t = begin + i
+                posteriors = each_step(over_time(self.Gaussian_Predictor, true_features, their_poses)[1:])  # mu, logvar
+            steps = zip(range(begin, begin + count), each_step(pose_features), posteriors, strict=True)
+            for t, pose, posterior in steps:
                 last_frame, kl_t = step(
-                    first, first_features, last_frame, at(pose_features, i), None if noise is None else noise[t - 1],
-                    None if posterior is None else at(posterior, i), told=posterior_clips,
+                    first, first_features, last_frame, pose, None if noise is None else noise[t - 1], posterior,
+                    posterior_clips=posterior_clips,
                 )  # fmt: skip
                 frames.append(last_frame)
                 kl += [] if kl_t is None else [kl_t]
-                if feed_truth is not None:
+                if feed_truth is not False:
                     last_frame = torch.where(feed_truth[:, t - 1, None, None, None], to_float(truth[t]), last_frame)
             if progress:
                 progress(count)
         return Rollout(torch.stack(frames, dim=1), torch.stack(kl, dim=1) if kl else None)
 
+    def _forced_rollout(
+        self, first: Tensor, poses: Tensor, start: Tensor, truth: Tensor, noise: Tensor | None, posterior_clips: int
+    ) -> Rollout:
+        """A rollout that is always fed the true frame. No step waits for the one before, so every step is a clip of two
+        frames, all in one batch."""
+        steps = poses.shape[1] - 1
+        starts = torch.cat([to_float(start)[:, None], to_float(truth[:, 1:-1])], dim=1)
+        firsts = first[:, None].expand(-1, steps, -1, -1, -1)
+        poses, truth = (x[:, 1:].flatten(0, 1)[:, None].expand(-1, 2, -1, -1, -1) for x in (poses, truth))  # 2nd counts
+        frames, kl = self.rollout(
+            firsts.flatten(0, 1), poses, start=starts.flatten(0, 1), truth=truth,
+            noise=None if noise is None else noise.flatten(0, 1)[:, None], posterior_clips=posterior_clips * steps,
+        )  # fmt: skip
+        return Rollout(frames.unflatten(0, (-1, steps))[:, :, 0], kl.unflatten(0, (-1, steps))[:, :, 0])
+
     def _step(
         self, first: Tensor, first_features: Any, last_frame: Tensor, pose: Any, noise: Tensor | None,
-        posterior: tuple[Tensor, Tensor] | None, told: int,
+        posterior: tuple[Tensor, Tensor] | None, posterior_clips: int,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """One frame (B, 3, H, W) from the last one, and the KL (n, *latent) of the clips that the posterior (mu and
-        logvar) is given for. The first `told` clips draw z from it. pose, first_features: features."""
+        logvar) is given for. posterior_clips: so many draw z from it. pose, first_features: features."""
         last_features = self.frame_transformation(last_frame)
         if self.prior:
             prior_mu, prior_logvar = self.prior(last_features, pose)[1:]
@@ -154,8 +172,9 @@ class VAE_Model(nn.Module):
         if posterior:
             mu, logvar = posterior
             kl = gaussian_kl(mu, logvar, prior_mu[: len(mu)], prior_logvar[: len(mu)])
-            if told:
-                z = torch.cat([reparameterise(mu, logvar, None if noise is None else noise[:told]), z[told:]])
+            if posterior_clips:
+                its_noise = None if noise is None else noise[:posterior_clips]
+                z = torch.cat([reparameterise(mu, logvar, its_noise), z[posterior_clips:]])
         fused = self.Decoder_Fusion(last_features, pose, z, first_features)
         return self.Generator(fused, last_frame, first).float(), kl
 
@@ -165,9 +184,11 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return function(value) if isinstance(value, Tensor) else type(value)(map_tensors(function, v) for v in value)
 
 
-def at(features: Any, t: int) -> Any:
-    """Features of one time step."""
-    return map_tensors(lambda x: x[t], features)
+def each_step(features: Any) -> list:
+    """Features (T, B, …), or lists of such, as a list of T, one for every time step."""
+    if isinstance(features, Tensor):
+        return list(features.unbind())
+    return [type(features)(step) for step in zip(*map(each_step, features), strict=True)]
 
 
 def over_time(box: Callable, *inputs: Any) -> Any:

@@ -270,7 +270,7 @@ def test_report_rule_changes_target_with_the_coin():
             return (1,)
 
         def rollout(self, first, poses, start, truth, noise, posterior_clips, feed_truth):
-            assert posterior_clips == 0 and feed_truth is None, "z from the prior, always its own last frame"
+            assert posterior_clips == 0 and feed_truth is False, "z from the prior, always its own last frame"
             levels = self.level * torch.arange(1, poses.shape[1]).reshape(1, -1, 1, 1, 1)
             return Rollout(levels.expand(len(first), -1, 3, 8, 8), torch.ones(len(first), poses.shape[1] - 1, 1))
 

@@ -94,6 +94,22 @@ def test_teacher_forcing_feeds_the_true_frame_where_it_says_so(model):
     torch.testing.assert_close(forced[:1, 2:], expected)
 
 
+@pytest.mark.parametrize("posterior_clips", [0, 1, 3])
+def test_teacher_forcing_throughout_is_one_batch_with_the_numbers_of_step_after_step(model, posterior_clips):
+    frames, poses = clip(B=3)
+    noise, given = torch.randn(3, 4, *model.latent_shape(8, 16)), torch.rand(3, 3, 8, 16)
+    results = []
+    for feed in (True, torch.ones(3, 4, dtype=torch.bool)):
+        out = model.rollout(
+            frames[:, 0], poses, start=given, truth=frames, noise=noise, posterior_clips=posterior_clips, feed_truth=feed
+        )
+        model.zero_grad()
+        (out.frames.square().mean() + out.kl.mean()).backward()
+        results.append((*out, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    assert results[0][1].shape == (posterior_clips or 3, 4, *model.latent_shape(8, 16))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_a_batch_equals_the_sequences_one_by_one(model):
     frames, poses = clip(B=3, T=POSE_CHUNK + 4)
