@@ -3,17 +3,19 @@
     python scripts/benchmark.py --out docs/pictures/benchmark          (--quick: two minutes on two cores)
 
 Every architecture and precision is timed in rounds, interleaved with a plain reference: the template architecture in
-float32, NCHW, one sequence at a time, every picture decoded again for every step. Figures are medians over the rounds;
-ratios are against the reference of the same run. Data are drawn by make_dataset.py.
+float32, NCHW, one sequence at a time, every picture decoded again for every training step. Figures are medians over the
+rounds; ratios are against the reference of the same run. Data are drawn by make_dataset.py, as large as the course's.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -39,7 +41,8 @@ from Trainer import Trainer  # noqa: E402
 
 PRESETS = {"template": "template", "multiscale": "best"}
 SEQUENCE = 629  # predicted frames of a course sequence
-HEIGHT, WIDTH = 32, 64
+HEIGHT, WIDTH = 32, 64  # of the frames
+DATA = "--width 1024 --height 512 --train_clips 1 --train_frames 48 --val_frames 9 --test_sequences 1 --test_frames 2"
 
 
 class Case:
@@ -47,9 +50,9 @@ class Case:
 
     def __init__(self, data: Path, arch: str, precision: str, batch: int):
         self.name, self.arch, self.precision = f"{arch} {precision}", arch, precision
-        flags = ["--DR", str(data), "--save_root", str(data / "run"), "--preset", PRESETS[arch], "--num_epoch", "1"]
+        flags = ["--num_epoch", "1", "--epoch_steps", "10000"]
         flags += ["--batch_size", str(batch)] if arch == "template" else []
-        args = parse_trainer([*flags, "--precision", precision, "--epoch_steps", "10000"])
+        args = parse_trainer([*common_flags(data, arch, precision), *flags])
         args.frame_H, args.frame_W = HEIGHT, WIDTH
         self.trainer = Trainer(args, None, None, Ranks())
         self.model, self.device, self.dtype = self.trainer.model, self.trainer.device, self.trainer.dtype
@@ -90,7 +93,7 @@ class Case:
 
 class Reference(Case):
     """The template architecture written the plain way: float32, NCHW, one box after the other for one frame at a time,
-    one sequence at a time, and every picture decoded again for every step."""
+    one sequence at a time, and every picture decoded again for every training step, on all cores."""
 
     def __init__(self, data: Path, batch: int):
         super().__init__(data, "template", "fp32", batch)
@@ -98,11 +101,13 @@ class Reference(Case):
         self.model.to(memory_format=torch.contiguous_format)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
         self.files = [list_pictures(data / "train" / name) for name in ("train_img", "train_label")]
+        self.readers = ThreadPoolExecutor(os.cpu_count())
 
     def step(self) -> int:
-        window = self.plan.windows[self.at].tolist()
+        window = self.plan.windows[self.at]
         frames, poses = (
-            torch.stack([torch.stack([self.decode(files[i]) for i in clip]) for clip in window]) for files in self.files
+            torch.stack([*self.readers.map(self.decode, [files[i] for i in window.flatten()])]).unflatten(0, window.shape)
+            for files in self.files
         )
         last, losses = frames[:, 0], []
         for t in range(1, frames.shape[1]):
@@ -139,6 +144,12 @@ class Reference(Case):
 
     def decode(self, path: Path) -> Tensor:
         return torch.from_numpy(read_picture(path, HEIGHT, WIDTH).copy()).to(self.device) / 255
+
+
+def common_flags(data: Path, arch: str, precision: str) -> list[str]:
+    """The Trainer's flags that every measurement shares."""
+    folders = ["--DR", str(data), "--save_root", str(data / "run"), "--cache_dir", str(data / "cache")]
+    return [*folders, "--preset", PRESETS[arch], "--precision", precision]
 
 
 def synchronize() -> None:
@@ -191,9 +202,8 @@ elif os.path.exists("/proc/self/status"):  # getrusage would tell the parent's m
 def start_up(data: Path, arch: str, precision: str) -> tuple[float, float | None]:
     """Seconds from the start of a fresh process to its first optimizer step, warm cache; its peak memory in GB,
     of the GPU where there is one."""
-    flags = ["--DR", data, "--save_root", data / "run", "--preset", PRESETS[arch], "--precision", precision]
     code = START_UP.replace("{begun}", repr(time.time()))
-    command = [sys.executable, "-c", code, "Trainer.py", *map(str, flags)]
+    command = [sys.executable, "-c", code, "Trainer.py", *common_flags(data, arch, precision)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     values = dict(line.split() for line in result.stdout.splitlines() if line.startswith(("SECONDS ", "BYTES ")))
     return float(values["SECONDS"]), float(values["BYTES"]) / 1e9 if "BYTES" in values else None
@@ -210,9 +220,9 @@ def main() -> None:
     rounds, seconds, frames, batch = (2, 3.0, 9, 1) if args.quick else (3, 10.0, 65, args.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        counts = ["--train_frames", "160", "--val_frames", "16", "--test_sequences", "1", "--test_frames", "2"]
-        command = [sys.executable, ROOT / "scripts/make_dataset.py", data, *counts]
-        subprocess.run([*map(str, command)], check=True, capture_output=True)
+        print("Drawing pictures of 1024x512 …", file=sys.stderr)
+        command = [sys.executable, str(ROOT / "scripts/make_dataset.py"), str(data), *DATA.split()]
+        subprocess.run(command, check=True, capture_output=True)
         kinds = [(arch, precision) for arch in PRESETS for precision in ("fp32", "bf16")]
         kinds = [("template", "auto"), ("multiscale", "auto")] if args.quick else kinds
         kinds = [("multiscale", "auto")] if args.reference else kinds
