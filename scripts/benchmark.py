@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also write where the last case spends its time")
     parser.add_argument("--batch_size", type=int, default=4, help="clips per step of the template (the report's: 4)")
     args = parser.parse_args()
-    rounds, seconds, frames, batch = (2, 3.0, 9, 1) if args.quick else (3, 10.0, 65, args.batch_size)
+    rounds, seconds, frames, batch = (2, 3.0, 9, 1) if args.quick else (5, 10.0, 65, args.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         print("Drawing pictures of 1024x512 …", file=sys.stderr)
