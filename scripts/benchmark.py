@@ -105,10 +105,8 @@ class Reference(Case):
 
     def step(self) -> int:
         window = self.plan.windows[self.at]
-        frames, poses = (
-            torch.stack([*self.readers.map(self.decode, [files[i] for i in window.flatten()])]).unflatten(0, window.shape)
-            for files in self.files
-        )
+        pictures = ([files[i] for i in window.flatten()] for files in self.files)
+        frames, poses = (torch.stack([*self.readers.map(self.decode, p)]).unflatten(0, window.shape) for p in pictures)
         last, losses = frames[:, 0], []
         for t in range(1, frames.shape[1]):
             pose = self.model.label_transformation(poses[:, t])

@@ -101,8 +101,9 @@ def test_teacher_forcing_throughout_is_one_batch_with_the_numbers_of_step_after_
     results = []
     for feed in (True, torch.ones(3, 4, dtype=torch.bool)):
         out = model.rollout(
-            frames[:, 0], poses, start=given, truth=frames, noise=noise, posterior_clips=posterior_clips, feed_truth=feed
-        )
+            frames[:, 0], poses, start=given, truth=frames, noise=noise, posterior_clips=posterior_clips,
+            feed_truth=feed,
+        )  # fmt: skip
         model.zero_grad()
         (out.frames.square().mean() + out.kl.mean()).backward()
         results.append((*out, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
