@@ -76,7 +76,7 @@ def name_runs(figure, axis, runs: list[Run]) -> None:
 
 
 def draw_losses(runs: list[Run], scale: str):
-    """Total loss, mse and kl under each other. A loss that is negative somewhere is drawn on a symlog axis."""
+    """Total loss, mse and kl under each other. On logarithmic axes, what is negative stays linear."""
     figure, axes = empty(4.6, rows=3)
     for axis, key, label in zip(axes, ("loss", "mse", "kl"), ("total loss", "mse", "KL (nats a frame)"), strict=True):
         least = np.inf
@@ -89,6 +89,8 @@ def draw_losses(runs: list[Run], scale: str):
             axis.set_yscale("log")
             if np.divide(*axis.get_ylim()[::-1]) > 10:
                 axis.yaxis.set_minor_formatter(NullFormatter())
+        elif scale == "log" and least < 0:
+            axis.set_ylabel(f"{label} (linear)")
         elif scale == "log":
             axis.set_yscale("symlog", linthresh=1e-2 if key != "kl" else 1.0)
             axis.set_ylabel(f"{label} (symlog)")

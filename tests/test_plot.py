@@ -47,7 +47,7 @@ def test_several_runs_overlay_with_their_names(tmp_path):
     for name in NAMES:
         words = texts(out / f"{name}.svg")
         assert "Cyclical" in words and "Monotonic" in words, name
-    assert "symlog" in texts(out / "loss_log.svg"), "a loss below 0 has no logarithm"
+    assert "total loss (linear)" in texts(out / "loss_log.svg"), "a loss below 0 has no logarithm"
     assert "Monotonic: no PSNR per frame" in result.stdout
 
 
