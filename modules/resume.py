@@ -199,7 +199,7 @@ class Stops:
 
     def __init__(self, save_minutes: float, ranks: Ranks):
         self.seconds, self.ranks = 60 * save_minutes, ranks
-        self.signal, self.saved = 0, time.monotonic()
+        self.noted, self.agreed, self.saved = 0, 0, time.monotonic()  # the signal that came here; that of all processes
 
     def __enter__(self) -> "Stops":
         self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -210,22 +210,24 @@ class Stops:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
-        if self.signal:
+        if self.noted:
             os._exit(128 + number)
-        self.signal = number
+        self.noted = number
 
     def save_now(self) -> bool:
         """Whether to save after this step; agreed between all processes."""
         due = self.SAVE if time.monotonic() - self.saved >= self.seconds else 0
-        wish = self.ranks.highest(self.signal or due)
+        wish = self.ranks.highest(self.noted or due)
         if wish > self.SAVE:
-            self.signal = wish
+            self.agreed = wish
         if wish:
             self.saved = time.monotonic()
         return bool(wish)
 
     def end_if_asked(self, where: str) -> None:
         """After a signal: end the process, with the exit code that a shell gives for it."""
-        if self.signal:
-            print(f"Stopped by {signal.Signals(self.signal).name} {where}; the same command goes on from there.")
-            raise SystemExit(128 + self.signal)
+        if self.agreed:
+            name = signal.Signals(self.agreed).name
+            print(f"Stopped by {name} {where}; the same command goes on from there.", flush=True)
+            self.ranks.wait()  # the first to end has the others ended
+            raise SystemExit(128 + self.agreed)

@@ -13,6 +13,7 @@ from conftest import ROOT, SMALL, check_error, run, run_inside
 
 import Trainer as trainer_module
 from modules.checkpoint import load_checkpoint
+from modules.distributed import Ranks
 from modules.resume import Stops, claim_folder
 from modules.runtime import InputError
 
@@ -164,13 +165,9 @@ def test_another_batch_within_an_epoch_goes_on_at_the_same_share(dance, tmp_path
 
 
 def test_the_clock_asks_for_a_save_and_a_signal_outdoes_it(monkeypatch):
-    class Alone:
-        def highest(self, value):
-            return value
-
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with Stops(save_minutes=2, ranks=Alone()) as stops:
+    with Stops(save_minutes=2, ranks=Ranks()) as stops:
         assert not stops.save_now()
         now[0] += 119
         assert not stops.save_now()
@@ -244,3 +241,20 @@ def test_out_of_memory_says_which_flag_to_lower(dance, tmp_path, monkeypatch, er
     monkeypatch.setattr(trainer_module.Trainer, "step", step)
     result = run_inside("Trainer.py", "--DR", dance, *TINY, "--num_epoch", 1, "--save_root", tmp_path)
     check_error(result, "out of memory", "--batch_size")
+
+
+def test_a_signal_that_another_process_noted_first_is_not_a_second_one(monkeypatch):
+    class Peers(Ranks):
+        def highest(self, value):
+            return max(value, signal.SIGTERM)  # another process has noted it, this one not yet
+
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    stops = Stops(save_minutes=10, ranks=Peers())
+    assert stops.save_now()
+    stops._note(signal.SIGTERM, None)
+    assert not ends, "its own first"
+    stops._note(signal.SIGTERM, None)
+    assert ends == [143]
+    with pytest.raises(SystemExit, match="143"):
+        stops.end_if_asked("in epoch 0")
