@@ -79,7 +79,9 @@ class ConvFFN(nn.Module):
         self.conv_out = nn.Conv2d(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.conv(x).chunk(2, dim=1)
+        # two convolutions, not the halves of one: their gradients need not be put together again
+        halves = zip(self.conv.weight.chunk(2), self.conv.bias.chunk(2), strict=True)
+        value, gate = (F.conv2d(x, weight, bias) for weight, bias in halves)
         return x + self.conv_out(value * F.leaky_relu(gate, 0.1))
 
 
