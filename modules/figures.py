@@ -124,6 +124,7 @@ def draw_benchmark(rows: list[dict], path: Path) -> None:
         bars = axis.barh(places, [row[key] for row in rows], 0.38, color=color, label=label)
         axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
     axis.set(xscale="log", yticks=range(len(rows)), yticklabels=[row["name"] for row in rows])
+    axis.set_xlim(right=1.3 * axis.get_xlim()[1])  # room for the last number
     axis.invert_yaxis()
     axis.legend(frameon=False, loc="upper right")
     save_figure(figure, path)
