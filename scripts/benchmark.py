@@ -82,6 +82,7 @@ class Case:
         scale = SEQUENCE / (len(sequences[0].poses) - 1)
         for notes, some in ((self.one, sequences[:1]), (self.six, sequences)):
             self.rollouts([sequence._replace(poses=sequence.poses[:3]) for sequence in some])  # warm up
+            synchronize()
             begin = time.perf_counter()
             self.rollouts(some)
             synchronize()
