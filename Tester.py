@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from dataloader import Dataset_Dance, Sequence
-from modules.baselines import training_set, trivial_predictions
-from modules.checkpoint import check_frame_size, load_checkpoint, model_from_checkpoint, write_atomically
-from modules.evaluate import predict, score
-from modules.figures import draw_psnr_per_frame
-from modules.metrics import psnr_kaggle
+from modules.data.pixels import to_uint8
+from modules.data.truth import find_truth
+from modules.model.checkpoint import check_frame_size, load_checkpoint, model_from_checkpoint, write_atomically
 from modules.options import parse_tester
-from modules.panels import write_panels
-from modules.pixels import to_uint8
-from modules.runs import write_json
 from modules.runtime import InputError, pick_device, pick_precision, run_program
-from modules.scores import DEFINITIONS, all_scores, score_table, warn_if_below_baselines
-from modules.truth import find_truth
-from modules.video import save_gif
+from modules.score.baselines import training_set, trivial_predictions
+from modules.score.evaluate import predict, score
+from modules.score.metrics import psnr_kaggle
+from modules.score.scores import DEFINITIONS, all_scores, score_table, warn_if_below_baselines
+from modules.show.figures import draw_psnr_per_frame
+from modules.show.panels import write_panels
+from modules.show.runs import write_json
+from modules.show.video import save_gif
 
 
 def main() -> None:

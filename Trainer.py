@@ -17,25 +17,33 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataloader import Dataset_Dance
-from modules.board import Board
-from modules.checkpoint import build_model, check_training, load_optimizer, load_weights, save_checkpoint
-from modules.distributed import Ranks, is_launched, join, launch
-from modules.draws import Draws
-from modules.dry_run import dry_run
-from modules.evaluate import predict
-from modules.figures import draw_run
+from modules.data.pixels import to_float
 from modules.graphs import Graphed, compile_boxes
-from modules.metrics import frame_mse
-from modules.optimizers import build_optimizers, move_towards, set_learning_rate, step_if
+from modules.model.checkpoint import build_model, check_training, load_optimizer, load_weights, save_checkpoint
+from modules.model.vae import VAE_Model, frame_loss
 from modules.options import parse_trainer
-from modules.pixels import to_float
-from modules.resume import EpochProgress, Stops, check_finite, claim_folder, find_start, settings_of, write_metrics
-from modules.runs import describe_environment, write_json
 from modules.runtime import InputError, autocast, keep_on, pick_device, pick_precision, run_program, to_device
-from modules.schedules import annealing, data_share, learning_rate, teacher_forcing_ratio
-from modules.vae import VAE_Model, frame_loss
-from modules.validation import write_validation
-from modules.windows import Plan, gather, shuffled_plan, template_plan
+from modules.score.evaluate import predict
+from modules.score.metrics import frame_mse
+from modules.show.board import Board
+from modules.show.figures import draw_run
+from modules.show.runs import describe_environment, write_json
+from modules.show.validation import write_validation
+from modules.train.distributed import Ranks, is_launched, join, launch
+from modules.train.draws import Draws
+from modules.train.dry_run import dry_run
+from modules.train.optimizers import build_optimizers, move_towards, set_learning_rate, step_if
+from modules.train.resume import (
+    EpochProgress,
+    Stops,
+    check_finite,
+    claim_folder,
+    find_start,
+    settings_of,
+    write_metrics,
+)
+from modules.train.schedules import annealing, data_share, learning_rate, teacher_forcing_ratio
+from modules.train.windows import Plan, gather, shuffled_plan, template_plan
 
 COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr", "seconds", "frames_per_second")
 LOG_STEPS = 20  # steps between two reads of the numbers on the device

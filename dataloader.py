@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from modules.picture_cache import cached_pictures, default_cache_dir
+from modules.data.picture_cache import cached_pictures, default_cache_dir
 from modules.runtime import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -6,8 +6,8 @@ Names and defaults of the course template's flags are kept; unique prefixes work
 import argparse
 import os
 
-from modules.schedules import KL_TYPES, kl_type
-from modules.vae import ARCHITECTURES, PRIORS
+from modules.model.vae import ARCHITECTURES, PRIORS
+from modules.train.schedules import KL_TYPES, kl_type
 
 TEMPLATE = {
     "arch": "template", "batch_size": 2, "lr": 1e-3, "optim": "Adam", "num_epoch": 70, "train_vi_len": 16,

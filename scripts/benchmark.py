@@ -27,16 +27,16 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from dataloader import Sequence, list_pictures  # noqa: E402
-from modules.checkpoint import write_atomically  # noqa: E402
-from modules.distributed import Ranks  # noqa: E402
-from modules.evaluate import predict  # noqa: E402
-from modules.figures import draw_benchmark  # noqa: E402
+from modules.data.picture_cache import read_picture  # noqa: E402
+from modules.model.checkpoint import write_atomically  # noqa: E402
+from modules.model.vae import VAE_Model  # noqa: E402
 from modules.options import parse_trainer  # noqa: E402
-from modules.picture_cache import read_picture  # noqa: E402
-from modules.runs import describe_environment  # noqa: E402
 from modules.runtime import keep_freed_memory, run_program  # noqa: E402
-from modules.vae import VAE_Model  # noqa: E402
-from modules.windows import Plan  # noqa: E402
+from modules.score.evaluate import predict  # noqa: E402
+from modules.show.figures import draw_benchmark  # noqa: E402
+from modules.show.runs import describe_environment  # noqa: E402
+from modules.train.distributed import Ranks  # noqa: E402
+from modules.train.windows import Plan  # noqa: E402
 from Trainer import Trainer  # noqa: E402
 
 PRESETS = {"template": "template", "multiscale": "best"}
@@ -185,7 +185,7 @@ import os, sys, time
 sys.argv = ["Trainer.py", *sys.argv[2:], "--epoch_steps", "1", "--num_epoch", "1"]
 begun = float({begun})
 import Trainer, torch
-from modules.distributed import Ranks
+from modules.train.distributed import Ranks
 args = Trainer.parse_trainer()
 args.frame_H, args.frame_W = 32, 64
 trainer = Trainer.Trainer(args, None, None, Ranks())

@@ -15,13 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataloader import Dataset_Dance  # noqa: E402
-from modules.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
-from modules.curves import draw_curves  # noqa: E402
-from modules.latent import latent_use  # noqa: E402
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
 from modules.options import PRESETS, parse_trainer  # noqa: E402
-from modules.runs import read_json, read_run, write_json  # noqa: E402
 from modules.runtime import InputError, pick_device, pick_precision, run_program  # noqa: E402
-from modules.study import (  # noqa: E402
+from modules.score.latent import latent_use  # noqa: E402
+from modules.show.curves import draw_curves  # noqa: E402
+from modules.show.runs import read_json, read_run, write_json  # noqa: E402
+from modules.show.study import (  # noqa: E402
     STRATEGIES,
     latent_table,
     mean_run,

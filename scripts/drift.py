@@ -17,11 +17,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from dataloader import Dataset_Dance, Sequence  # noqa: E402
-from modules.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
-from modules.evaluate import predict, score  # noqa: E402
-from modules.figures import draw_drift  # noqa: E402
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
 from modules.runtime import pick_device, pick_precision, run_program  # noqa: E402
-from modules.video import to_images  # noqa: E402
+from modules.score.evaluate import predict, score  # noqa: E402
+from modules.show.figures import draw_drift  # noqa: E402
+from modules.show.video import to_images  # noqa: E402
 
 BLOCK = 500
 

@@ -12,11 +12,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from dataloader import Dataset_Dance  # noqa: E402
-from modules.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
-from modules.figures import draw_latent_use  # noqa: E402
-from modules.latent import latent_use  # noqa: E402
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
 from modules.runtime import pick_device, pick_precision, run_program  # noqa: E402
-from modules.study import to_csv, to_markdown  # noqa: E402
+from modules.score.latent import latent_use  # noqa: E402
+from modules.show.figures import draw_latent_use  # noqa: E402
+from modules.show.study import to_csv, to_markdown  # noqa: E402
 
 
 def main() -> None:

@@ -22,13 +22,13 @@ from PIL import Image, ImageSequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from modules.baselines import ORACLES, RIVALS  # noqa: E402
-from modules.checkpoint import write_atomically  # noqa: E402
-from modules.curves import draw_curves  # noqa: E402
-from modules.panels import ERROR_FULL, HEAT, error_legend  # noqa: E402
-from modules.runs import Run, best_validation, finite, read_json, read_run  # noqa: E402
+from modules.model.checkpoint import write_atomically  # noqa: E402
 from modules.runtime import InputError, run_program  # noqa: E402
-from modules.scores import DEFINITIONS, SHOWN, average  # noqa: E402
+from modules.score.baselines import ORACLES, RIVALS  # noqa: E402
+from modules.score.scores import DEFINITIONS, SHOWN, average  # noqa: E402
+from modules.show.curves import draw_curves  # noqa: E402
+from modules.show.panels import ERROR_FULL, HEAT, error_legend  # noqa: E402
+from modules.show.runs import Run, best_validation, finite, read_json, read_run  # noqa: E402
 
 MEGABYTES = 9.0  # that all pictures may fill, encoded
 WIDEST = 128  # px: wider frames are shrunk

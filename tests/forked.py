@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch  # noqa: E402
 
 import Trainer  # noqa: E402
-from modules.figures import draw_psnr_per_frame  # noqa: E402
 from modules.runtime import run_program  # noqa: E402
+from modules.show.figures import draw_psnr_per_frame  # noqa: E402
 
 
 def die() -> None:

@@ -6,9 +6,9 @@ import os
 import pytest
 import torch
 
-from modules.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
+from modules.model.vae import VAE_Model
 from modules.runtime import InputError
-from modules.vae import VAE_Model
 
 SIZES = {"arch": "template", "F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
 

@@ -12,7 +12,7 @@ from conftest import ROOT, SMALL, check_error, run
 
 from modules.options import parse_tester, parse_trainer
 from modules.runtime import InputError
-from modules.study import latent_table, mean_and_deviation, study_table, to_csv, to_markdown
+from modules.show.study import latent_table, mean_and_deviation, study_table, to_csv, to_markdown
 
 ORDER = [f"{strategy}/seed{seed}" for seed in (3, 5) for strategy in ("Cyclical", "Monotonic", "None")]
 

@@ -8,7 +8,7 @@ import torch
 from conftest import write_numbered, write_picture
 from PIL import Image
 
-import modules.picture_cache as picture_cache
+import modules.data.picture_cache as picture_cache
 from dataloader import Dataset_Dance, find_clips
 from modules.runtime import InputError
 

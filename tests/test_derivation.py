@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from modules.layers import gaussian_kl, reparameterise
-from modules.vae import frame_loss
+from modules.model.layers import gaussian_kl, reparameterise
+from modules.model.vae import frame_loss
 
 QUOTES = re.findall(r"^`([\w/.]+)`: `(.+)`$", (ROOT / "docs/derivation.md").read_text(encoding="utf-8"), re.M)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, check_error, run_inside
 
-from modules.checkpoint import load_checkpoint
-from modules.distributed import Ranks
+from modules.model.checkpoint import load_checkpoint
+from modules.train.distributed import Ranks
 
 # carried frames, teacher forcing by coin, a posterior for one clip of the whole batch, Muon, an average
 TINY = [*SMALL, "--arch", "template", "--device", "cpu", "--precision", "fp32", "--tfr", 0.5, "--tf_per", "sample",

@@ -8,11 +8,11 @@ import pytest
 from conftest import SMALL, run
 from PIL import Image
 
-from modules.board import CURVES, TAGS, Board
-from modules.dry_run import schedule_table
 from modules.options import parse_tester, parse_trainer
-from modules.runs import read_history
 from modules.runtime import InputError
+from modules.show.board import CURVES, TAGS, Board
+from modules.show.runs import read_history
+from modules.train.dry_run import schedule_table
 
 
 def table(*flags):

@@ -7,10 +7,10 @@ import torch
 from conftest import SMALL, run_inside
 from tape import STAND_INS
 
-from modules.checkpoint import load_checkpoint
 from modules.graphs import WARM_UP, Graphed, compile_boxes
-from modules.multiscale import Gaussian_Predictor
-from modules.vae import VAE_Model
+from modules.model.checkpoint import load_checkpoint
+from modules.model.multiscale import Gaussian_Predictor
+from modules.model.vae import VAE_Model
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
@@ -22,7 +22,8 @@ def device(request, monkeypatch):
         return "cuda"
     for name, stand_in in STAND_INS.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    monkeypatch.setattr("modules.vae.Graphed", lambda function, enabled: Graphed(function, not torch.is_grad_enabled()))
+    inside = "modules.model.vae.Graphed"
+    monkeypatch.setattr(inside, lambda function, enabled: Graphed(function, not torch.is_grad_enabled()))
     monkeypatch.setattr("Trainer.Graphed", lambda function, enabled: Graphed(function, True))
     return "cpu"
 
@@ -91,7 +92,7 @@ def test_recorded_training_equals_plain_training(device, dance, tmp_path, flags,
     for recorded in (True, False):
         if not recorded:
             monkeypatch.setattr("Trainer.Graphed", plain)
-            monkeypatch.setattr("modules.vae.Graphed", plain)
+            monkeypatch.setattr("modules.model.vae.Graphed", plain)
         folder = tmp_path / str(recorded)
         result = run_inside("Trainer.py", "--DR", dance, "--save_root", folder, "--device", device, *flags)
         assert result.returncode == 0 and "No CUDA graph" not in result.stderr, result.stderr

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from modules.metrics import first_frame_psnr, frame_mse, psnr, psnr_2023, psnr_kaggle
-from modules.vae import MSE_FLOOR, frame_loss
+from modules.model.vae import MSE_FLOOR, frame_loss
+from modules.score.metrics import first_frame_psnr, frame_mse, psnr, psnr_2023, psnr_kaggle
 
 
 def flat(*values):

@@ -5,9 +5,9 @@ import torch
 from conftest import run_inside
 from torch.utils.flop_counter import FlopCounterMode
 
+from modules.model.vae import VAE_Model
 from modules.options import PRESETS
 from modules.runtime import InputError
-from modules.vae import VAE_Model
 
 SIZES = {key: PRESETS["best"][key] for key in ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim")}
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from modules.optimizers import AUXILIARY_RATE, build_optimizers, orthogonalise, set_learning_rate
+from modules.train.optimizers import AUXILIARY_RATE, build_optimizers, orthogonalise, set_learning_rate
 
 
 def test_updates_are_nearly_orthogonal_and_keep_their_directions():

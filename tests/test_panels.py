@@ -7,7 +7,7 @@ import torch
 from conftest import run
 from PIL import Image, ImageSequence
 
-from modules.panels import BORDER, GREEN, LINE, PAPER, RED, SCALE, Panels, save_mp4, write_panels
+from modules.show.panels import BORDER, GREEN, LINE, PAPER, RED, SCALE, Panels, save_mp4, write_panels
 
 H, W, T = 8, 16, 7
 CELL_H, CELL_W = H * SCALE + 2 * BORDER, W * SCALE + 2 * BORDER

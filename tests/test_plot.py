@@ -9,9 +9,18 @@ from conftest import check_error, run
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from modules.curves import draw_curves, draw_frames, draw_losses, draw_tfr, draw_validation, frame_table, plt, styles
-from modules.runs import best_validation, finite, read_run, write_json
 from modules.runtime import InputError
+from modules.show.curves import (
+    draw_curves,
+    draw_frames,
+    draw_losses,
+    draw_tfr,
+    draw_validation,
+    frame_table,
+    plt,
+    styles,
+)
+from modules.show.runs import best_validation, finite, read_run, write_json
 
 HEADER = "epoch,loss,mse,kl,beta,tfr,lr,val_psnr,seconds,frames_per_second"
 NAMES = {"loss_linear", "loss_log", "beta", "tfr", "lr", "val_psnr", "psnr_per_frame"}

@@ -14,15 +14,15 @@ from conftest import ROOT, SMALL, check_error, run, run_inside
 from PIL import Image
 
 from dataloader import Dataset_Dance
-from modules.checkpoint import load_checkpoint, model_from_checkpoint
-from modules.distributed import Ranks
-from modules.draws import Draws
-from modules.evaluate import predict
-from modules.metrics import psnr
-from modules.optimizers import build_optimizers
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
+from modules.model.vae import Rollout, VAE_Model
 from modules.options import parse_trainer
-from modules.vae import Rollout, VAE_Model
-from modules.windows import template_plan
+from modules.score.evaluate import predict
+from modules.score.metrics import psnr
+from modules.train.distributed import Ranks
+from modules.train.draws import Draws
+from modules.train.optimizers import build_optimizers
+from modules.train.windows import template_plan
 from Trainer import Trainer
 
 FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, check_error, run
 from PIL import Image, ImageSequence
 
-from modules.runs import read_run
+from modules.show.runs import read_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FRAMES = 10

@@ -12,10 +12,10 @@ import torch
 from conftest import ROOT, SMALL, check_error, run, run_inside
 
 import Trainer as trainer_module
-from modules.checkpoint import load_checkpoint
-from modules.distributed import Ranks
-from modules.resume import Stops, claim_folder
+from modules.model.checkpoint import load_checkpoint
 from modules.runtime import InputError
+from modules.train.distributed import Ranks
+from modules.train.resume import Stops, claim_folder
 
 # a tiny run with everything that has a state: carried frames, Muon and AdamW, an average, teacher forcing by coin
 TINY = [*SMALL, "--arch", "template", "--batch_size", 2, "--device", "cpu", "--precision", "fp32", "--tfr", 0.5,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modules.runtime import InputError
-from modules.schedules import frange_cycle_linear, kl_annealing, kl_type, learning_rate, teacher_forcing_ratio
+from modules.train.schedules import frange_cycle_linear, kl_annealing, kl_type, learning_rate, teacher_forcing_ratio
 
 
 def betas(kind, n, **flags):

@@ -11,8 +11,8 @@ from conftest import noise_frames, run
 from PIL import Image
 
 from dataloader import Dataset_Dance
-from modules.baselines import nearest_poses, trivial_predictions
-from modules.scores import all_scores, average, diversity, score_table, ssim, warn_if_below_baselines
+from modules.score.baselines import nearest_poses, trivial_predictions
+from modules.score.scores import all_scores, average, diversity, score_table, ssim, warn_if_below_baselines
 
 
 def flat(*levels, size=(16, 16)):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from modules.checkpoint import model_from_checkpoint
-from modules.layers import PictureNorm2d
-from modules.vae import VAE_Model
+from modules.model.checkpoint import model_from_checkpoint
+from modules.model.layers import PictureNorm2d
+from modules.model.vae import VAE_Model
 
 
 def conv(name, i, o, k):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from modules.layers import gaussian_kl, reparameterise, split_gaussian
-from modules.vae import POSE_CHUNK, VAE_Model
+from modules.model.layers import gaussian_kl, reparameterise, split_gaussian
+from modules.model.vae import POSE_CHUNK, VAE_Model
 
 MODELS = [("template", "standard"), ("template", "learned"), ("multiscale", "standard"), ("multiscale", "learned")]
 

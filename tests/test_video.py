@@ -5,7 +5,7 @@ import torch
 from conftest import noise_frames
 from PIL import Image, ImageSequence
 
-from modules.video import save_gif
+from modules.show.video import save_gif
 
 
 def read_gif(path):

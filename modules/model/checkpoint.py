@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.model.vae import VAE_Model
 from modules.runtime import InputError
-from modules.vae import VAE_Model
 
 TEMPLATE_SIZE = (32, 64)
 MAX_CHANNELS, MAX_SIDE, MAX_COUNT = 1 << 14, 1 << 14, 1 << 40  # F_dim and the others; pixels; epochs and steps

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from modules.pixels import to_float, to_uint8
+from modules.data.pixels import to_float, to_uint8
 
 
 def frame_mse(frames: Tensor, truth: Tensor) -> Tensor:

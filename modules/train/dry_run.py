@@ -5,9 +5,9 @@ import csv
 import io
 from pathlib import Path
 
-from modules.checkpoint import write_atomically
-from modules.curves import draw_schedules
-from modules.schedules import annealing, data_share, learning_rate, teacher_forcing_ratio
+from modules.model.checkpoint import write_atomically
+from modules.show.curves import draw_schedules
+from modules.train.schedules import annealing, data_share, learning_rate, teacher_forcing_ratio
 
 COURSE_FRAMES = 23410  # training frames of the course: how many steps an epoch has decides where the rate's schedule is
 

@@ -7,7 +7,7 @@ All pictures and features share one resolution, H x W. F, L, N and D are --F_dim
 import torch
 from torch import Tensor, nn
 
-from modules.layers import DepthConvBlock, PictureNorm2d, Residual, reparameterise, split_gaussian
+from modules.model.layers import DepthConvBlock, PictureNorm2d, Residual, reparameterise, split_gaussian
 
 
 class RGB_Encoder(nn.Sequential):

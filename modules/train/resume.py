@@ -18,9 +18,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from modules.checkpoint import load_checkpoint, read_config, write_atomically
-from modules.distributed import Ranks
+from modules.model.checkpoint import load_checkpoint, read_config, write_atomically
 from modules.runtime import InputError, lock_file
+from modules.train.distributed import Ranks
 
 # what cannot change when a run goes on
 FIXED = ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim", "prior", "frame_H", "frame_W", "seed", "optim", "ckpt_path")

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.baselines import ORACLES, RIVALS
-from modules.metrics import psnr, psnr_2023
-from modules.pixels import to_float
+from modules.data.pixels import to_float
+from modules.score.baselines import ORACLES, RIVALS
+from modules.score.metrics import psnr, psnr_2023
 
 PERFECT = 100.0  # dB: one frame without any error must not make a whole mean infinite
 SHOWN = (1, 10, 100, 300, 629)  # the k-th predicted frame

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from modules.checkpoint import load_checkpoint, write_atomically
+from modules.model.checkpoint import load_checkpoint, write_atomically
 from modules.runtime import InputError
 
 NEEDED = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from modules.distributed import Ranks
 from modules.runtime import random_generator
-from modules.windows import erase_boxes
+from modules.train.distributed import Ranks
+from modules.train.windows import erase_boxes
 
 LATENT, FEED, ERASE = range(3)  # streams
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.layers import reparameterise, split_gaussian
+from modules.model.layers import reparameterise, split_gaussian
 
 FRAME_SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # channels at each resolution, as a share of those at 1/8
 POSE_SHARES = (0.1, 0.3, 0.6, 1.0)

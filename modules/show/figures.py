@@ -4,7 +4,7 @@ import io
 import os
 from pathlib import Path
 
-from modules.picture_cache import default_cache_dir
+from modules.data.picture_cache import default_cache_dir
 
 os.environ.setdefault("MPLCONFIGDIR", str(default_cache_dir() / "matplotlib"))  # its list of fonts
 import matplotlib  # noqa: E402
@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from modules.checkpoint import write_atomically  # noqa: E402
+from modules.model.checkpoint import write_atomically  # noqa: E402
 
 # Okabe & Ito's colours: safe for colour-blind readers
 COLORS = BLUE, ORANGE, *_ = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -90,7 +90,7 @@ def draw_psnr_per_frame(scores: dict[str, np.ndarray], path: Path, train_vi_len:
 def draw_latent_use(rows: list[dict], path: Path) -> None:
     """Score against variety: what sampling z costs in PSNR, over how much the samples differ; one mark per run.
 
-    rows: as modules.latent.latent_use gives them, with `run`, `prior` and `beta`.
+    rows: as modules.score.latent.latent_use gives them, with `run`, `prior` and `beta`.
     """
     figure, axis = axes("diversity of samples (standard deviation, levels of 255)", "PSNR (dB)", "Score and variety")
     for prior, color, marker, side in (("standard", BLUE, "o", 1), ("learned", ORANGE, "s", -1)):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.runs import Run
+from modules.show.runs import Run
 
 STRATEGIES = ("Cyclical", "Monotonic", "None")
 REPORT = {"Cyclical": 21.535, "Monotonic": 21.488, "None": 22.648}  # dB, the report's averages over its test sequences

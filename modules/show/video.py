@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from modules.checkpoint import write_atomically
-from modules.pixels import to_uint8
+from modules.data.pixels import to_uint8
+from modules.model.checkpoint import write_atomically
 
 
 def to_images(frames: Tensor) -> np.ndarray:

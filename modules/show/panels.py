@@ -15,10 +15,10 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from modules.checkpoint import write_atomically
-from modules.metrics import psnr
-from modules.pixels import to_float
-from modules.video import save_shared_palette_gif, to_images
+from modules.data.pixels import to_float
+from modules.model.checkpoint import write_atomically
+from modules.score.metrics import psnr
+from modules.show.video import save_shared_palette_gif, to_images
 
 SCALE, STRIP_SCALE, WIDEST = 4, 2, 512  # magnification of the panels and of the strip; px that a picture may fill
 BORDER, LINE = 4, 20  # px: coloured border, line of text

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from dataloader import Sequence
-from modules.metrics import psnr
-from modules.pixels import to_float
+from modules.data.pixels import to_float
+from modules.model.vae import VAE_Model
 from modules.runtime import autocast, random_generator
-from modules.vae import VAE_Model
+from modules.score.metrics import psnr
 
 ACTIVE = 0.01  # nats: a unit that carries less on average is not in use
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataloader import Dataset_Dance, Sequence, find_root
-from modules.pixels import to_float
+from modules.data.pixels import to_float
 
 RIVALS = {"first_frame": "first frame", "training_mean": "training mean", "nearest_pose": "nearest training pose"}
 ORACLES = {"previous_true_frame": "previous true frame"}

@@ -8,10 +8,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataloader import Sequence
-from modules.metrics import first_frame_psnr, psnr
-from modules.pixels import to_float
+from modules.data.pixels import to_float
+from modules.model.vae import VAE_Model
 from modules.runtime import autocast, random_generator
-from modules.vae import VAE_Model
+from modules.score.metrics import first_frame_psnr, psnr
 
 
 @torch.no_grad()

@@ -5,11 +5,11 @@ from pathlib import Path
 from torch import Tensor
 
 from dataloader import Sequence
-from modules.evaluate import score, warn_if_below_baseline
-from modules.figures import draw_psnr_per_frame
-from modules.panels import write_panels
-from modules.runs import write_json
-from modules.video import save_gif
+from modules.score.evaluate import score, warn_if_below_baseline
+from modules.show.figures import draw_psnr_per_frame
+from modules.show.panels import write_panels
+from modules.show.runs import write_json
+from modules.show.video import save_gif
 
 
 def write_validation(

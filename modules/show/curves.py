@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
-from modules.figures import COLORS, plt, save_figure
-from modules.runs import Run, best_validation
+from modules.show.figures import COLORS, plt, save_figure
+from modules.show.runs import Run, best_validation
 
 COLUMN = 3.4  # inches: one column of a two-column page
 FONT = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modules import multiscale, template
+from modules.data.pixels import to_float
 from modules.graphs import Graphed
-from modules.layers import gaussian_kl, reparameterise
-from modules.pixels import to_float
+from modules.model import multiscale, template
+from modules.model.layers import gaussian_kl, reparameterise
 from modules.runtime import InputError
 
 ARCHITECTURES = ("template", "multiscale")

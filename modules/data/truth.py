@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dataloader import Sequence, find_root, list_pictures
-from modules.picture_cache import read_picture
+from modules.data.picture_cache import read_picture
 from modules.runtime import InputError
 
 MAX_CHARACTERS = 64  # of one number in a text file, the space after it included
