@@ -14,16 +14,17 @@ from torch import Tensor
 from dataloader import Dataset_Dance, Sequence
 from modules.data.pixels import to_uint8
 from modules.data.truth import find_truth
-from modules.model.checkpoint import check_frame_size, load_checkpoint, model_from_checkpoint, write_atomically
+from modules.device import pick_device, pick_precision
+from modules.files import write_json, write_text
+from modules.model.checkpoint import check_frame_size, load_checkpoint, model_from_checkpoint
 from modules.options import parse_tester
-from modules.runtime import InputError, pick_device, pick_precision, run_program
+from modules.runtime import InputError, run_program
 from modules.score.baselines import training_set, trivial_predictions
 from modules.score.evaluate import predict, score
 from modules.score.metrics import psnr_kaggle
 from modules.score.scores import DEFINITIONS, all_scores, score_table, warn_if_below_baselines
 from modules.show.figures import draw_psnr_per_frame
 from modules.show.panels import write_panels
-from modules.show.runs import write_json
 from modules.show.video import save_gif
 
 
@@ -103,7 +104,7 @@ def report(
         "avg_psnr": average, "latent": f"{args.num_samples} samples" if args.num_samples else "prior mean",
         "seconds": seconds, "checkpoint": str(args.ckpt_path), "sequences": rows,
         "definitions": DEFINITIONS,
-    }  # fmt: skip
+    }
     if known:
         metrics["psnr_kaggle"] = psnr_kaggle([predicted[i][0] for i in known], [truth[i] for i in known])
     write_json(root / "metrics.json", metrics)
@@ -132,7 +133,7 @@ def compare(
     height, width = predicted[0].shape[-2:]
     training = None if args.no_baselines else training_set(
         args.DR, height, width, cache_dir=args.cache_dir, workers=args.num_workers
-    )  # fmt: skip
+    )
     compared = {}
     for sequence, frames, true_frames in zip(sequences, predicted, truth, strict=True):
         if true_frames is not None:
@@ -145,15 +146,11 @@ def compare(
 def write_submission(path: Path, predicted: list[Tensor]) -> None:
     """The course's submission.csv: `id,0,…`, a row per frame, sequence-major, frame 0 included, C, H, W flattened."""
 
-    def write(file) -> None:
-        file.write(",".join(["id", *map(str, range(predicted[0][0].numel()))]).encode() + b"\n")
-        row = 0
-        for frames in predicted:
-            for pixels in to_uint8(frames).flatten(1).tolist():
-                file.write(f"{row},{','.join(map(str, pixels))}\n".encode())
-                row += 1
-
-    write_atomically(path, write)
+    lines = [",".join(["id", *map(str, range(predicted[0][0].numel()))])]
+    for frames in predicted:
+        for pixels in to_uint8(frames).flatten(1).tolist():
+            lines.append(f"{len(lines) - 1},{','.join(map(str, pixels))}")
+    write_text(path, "\n".join([*lines, ""]))
     print(f"Wrote {path}")
 
 

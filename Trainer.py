@@ -18,16 +18,18 @@ from tqdm import tqdm
 
 from dataloader import Dataset_Dance
 from modules.data.pixels import to_float
+from modules.device import autocast, keep_on, pick_device, pick_precision, to_device
+from modules.files import write_json
 from modules.graphs import Graphed, compile_boxes
 from modules.model.checkpoint import build_model, check_training, load_optimizer, load_weights, save_checkpoint
 from modules.model.vae import VAE_Model, frame_loss
 from modules.options import parse_trainer
-from modules.runtime import InputError, autocast, keep_on, pick_device, pick_precision, run_program, to_device
+from modules.runtime import InputError, run_program
 from modules.score.evaluate import predict
 from modules.score.metrics import frame_mse
 from modules.show.board import Board
 from modules.show.figures import draw_run
-from modules.show.runs import describe_environment, write_json
+from modules.show.runs import describe_environment
 from modules.show.validation import write_validation
 from modules.train.distributed import Ranks, is_launched, join, launch
 from modules.train.draws import Draws
@@ -65,7 +67,7 @@ class Trainer:
             "root": args.DR, "frame_H": args.frame_H, "frame_W": args.frame_W, "train_vi_len": args.train_vi_len,
             "val_vi_len": args.val_vi_len, "partial": args.partial, "cache_dir": args.cache_dir,
             "workers": args.num_workers,
-        }  # fmt: skip
+        }
         self.validation = Dataset_Dance(mode="val", **data).sequences
         if not args.test:
             self.data = Dataset_Dance(mode="train", **data)
@@ -112,13 +114,13 @@ class Trainer:
         numbers, self.carry = self.update(
             frames, self.draws.erase(poses, epoch, step), start, noise, feed_truth, scalars, told=told,
             target_is_truth=target_is_truth,
-        )  # fmt: skip
+        )
         return numbers
 
     def _update(
         self, frames: Tensor, poses: Tensor, start: Tensor, noise: Tensor, feed_truth: Tensor | bool, scalars: Tensor,
         told: int, target_is_truth: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:
         """What a step does on the device: roll out, score, differentiate, change the weights.
 
         told: the posterior gives z for so many leading clips of all processes. Returns the numbers of `step` and the
@@ -130,7 +132,7 @@ class Trainer:
             out = self.model.rollout(
                 frames[:, 0], poses, start=start, truth=frames, noise=noise, posterior_clips=posterior_clips,
                 feed_truth=feed_truth,
-            )  # fmt: skip
+            )
         previous = torch.cat([start[:, None], out.frames[:, :-1]], dim=1)
         mse = frame_mse(out.frames, frames[:, 1:] if target_is_truth else previous)  # (B, T-1)
         kl = out.kl.flatten(2).sum(dim=2)  # nats per frame of the clips that the posterior saw
@@ -160,7 +162,7 @@ class Trainer:
         bar = tqdm(
             range(progress.step, steps), desc=f"epoch {epoch}", unit="step", dynamic_ncols=True, initial=progress.step,
             total=steps,
-        )  # fmt: skip
+        )
         for step in bar:
             lr = self._learning_rate(epoch, step)
             progress.add(self.step(plan, epoch, step, beta, tfr, lr), time.perf_counter() - begin)
@@ -181,7 +183,7 @@ class Trainer:
             "epoch": epoch, "loss": loss, "mse": mse, "kl": kl, "beta": beta, "tfr": tfr,
             "lr": self._learning_rate(epoch, steps - 1), "val_psnr": None, "seconds": time.perf_counter() - begin,
             "frames_per_second": progress.rate(frames),
-        }  # fmt: skip
+        }
 
     def fit(self) -> None:
         """Train from the current epoch to the last; after each, validate, save and draw."""
@@ -220,7 +222,7 @@ class Trainer:
         return write_validation(
             self.root, epoch, sequences, predicted, self.args.train_vi_len, keep_all=self.args.store_visualization,
             last=last, warn=not self.args.no_sanity,
-        )  # fmt: skip
+        )
 
     def save(self, row: dict, numbered: bool) -> None:
         """Write metrics.csv, the figures and the checkpoints of a finished epoch."""
@@ -251,11 +253,11 @@ class Trainer:
             "config": {"model": self.model.config, "frame_size": [self.args.frame_H, self.args.frame_W]},
             "last_epoch": row["epoch"], "lr": row["lr"], "tfr": row["tfr"], "val_psnr": row["val_psnr"],
             "settings": settings_of(self.args),
-        }  # fmt: skip
+        }
         training = {
             "weights": self.model.state_dict(), "history": self.history, "within": within,
             "averaged": self.averaged.state_dict() if self.averaged else None, "best_psnr": self.best_psnr,
-        }  # fmt: skip
+        }
         optimizer = {type(o).__name__: {"state": o.state_dict()["state"]} for o in self.optimizers}
         return weights, weights | {"optimizer": optimizer, "training": training}
 
@@ -305,7 +307,7 @@ class Trainer:
         return shuffled_plan(
             self.data.clips_within(partial), args.train_vi_len, steps, batch, args.seed, epoch,
             random_start=args.random_start, persist=args.persist, shift=(args.shift_down, args.shift_right),
-        )  # fmt: skip
+        )
 
     def _horizon(self, epoch: int, step: int) -> float:
         """Steps that the average of the weights goes back: the last `ema` of the run, fewer while it is young."""

@@ -13,14 +13,14 @@ TEMPLATE = {
     "arch": "template", "batch_size": 2, "lr": 1e-3, "optim": "Adam", "num_epoch": 70, "train_vi_len": 16,
     "tfr": 1.0, "tfr_sde": 10, "tfr_d_step": 0.1, "kl_anneal_type": "Cyclical", "kl_anneal_cycle": 10,
     "kl_anneal_ratio": 1.0, "fast_train_epoch": 5, "windows": "template", "lr_schedule": "multistep",
-}  # fmt: skip
+}
 # the highest score: docs/experiments.md says what each of these is for
 BEST = {
     "arch": "multiscale", "F_dim": 96, "L_dim": 160, "N_dim": 12, "D_out_dim": 160, "loss": "calibrated",
     "kl_anneal_type": "Constant", "posterior_share": 0.25, "optim": "Muon", "lr": 5e-3, "lr_schedule": "cosine",
     "warmup_steps": 50, "weight_decay": 0.1, "ema": 0.05, "batch_size": 16, "train_vi_len": 2, "tfr": 0.0,
     "windows": "anywhere", "random_start": True, "persist": 0.5, "shift_down": 2, "shift_right": 12,
-}  # fmt: skip
+}
 PRESETS = {
     # the course specification with the template's defaults
     "template": TEMPLATE,
@@ -32,7 +32,7 @@ PRESETS = {
     "best": BEST,
     # a latent that is used: samples that differ, for a lower score of the prior's mean
     "variety": BEST | {"posterior_share": 1.0, "prior": "learned"},
-}  # fmt: skip
+}
 
 
 def one_of(*choices: str):
@@ -54,7 +54,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--frame_W", type=positive, help="frame width in pixels (default: the checkpoint's, else 64)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random")
     group.add_argument("--no_sanity", action="store_true",
-                       help="skip the warning when a prediction scores below a trivial baseline")  # fmt: skip
+                       help="skip the warning when a prediction scores below a trivial baseline")
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +140,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                        help="stop after so many steps in a row whose loss or gradient is not finite; such steps are "
                             "skipped")
     group.add_argument("--overwrite", action="store_true",
-                       help="start anew in a --save_root that holds a run; the old run is kept aside")  # fmt: skip
+                       help="start anew in a --save_root that holds a run; the old run is kept aside")
 
 
 def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
@@ -173,7 +173,7 @@ def parse_tester(argv: list[str] | None = None) -> argparse.Namespace:
                        help="draw so many latents per sequence; 0: the prior's mean")
     group.add_argument("--no_baselines", action="store_true",
                        help="skip the trivial baselines, two of which read the training set")
-    group.add_argument("--make_gif", action="store_true", help="also write pred_seq<i>.gif to --save_root")  # fmt: skip
+    group.add_argument("--make_gif", action="store_true", help="also write pred_seq<i>.gif to --save_root")
     known, rest = parser.parse_known_args(argv)
     if not known.DR:
         parser.error("the following arguments are required: --DR")

@@ -8,7 +8,6 @@ rounds; ratios are against the reference of the same run. Data are drawn by make
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -26,18 +25,18 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dataloader import Sequence, list_pictures  # noqa: E402
-from modules.data.picture_cache import read_picture  # noqa: E402
-from modules.model.checkpoint import write_atomically  # noqa: E402
-from modules.model.vae import VAE_Model  # noqa: E402
-from modules.options import parse_trainer  # noqa: E402
-from modules.runtime import keep_freed_memory, run_program  # noqa: E402
-from modules.score.evaluate import predict  # noqa: E402
-from modules.show.figures import draw_benchmark  # noqa: E402
-from modules.show.runs import describe_environment  # noqa: E402
-from modules.train.distributed import Ranks  # noqa: E402
-from modules.train.windows import Plan  # noqa: E402
-from Trainer import Trainer  # noqa: E402
+from dataloader import Sequence, list_pictures
+from modules.data.picture_cache import read_picture
+from modules.files import write_json, write_text
+from modules.model.vae import VAE_Model
+from modules.options import parse_trainer
+from modules.runtime import keep_freed_memory, run_program
+from modules.score.evaluate import predict
+from modules.show.figures import draw_benchmark
+from modules.show.runs import describe_environment
+from modules.train.distributed import Ranks
+from modules.train.windows import Plan
+from Trainer import Trainer
 
 PRESETS = {"template": "template", "multiscale": "best"}
 SEQUENCE = 629  # predicted frames of a course sequence
@@ -243,7 +242,7 @@ def main() -> None:
             write_profile(cases[-1], sequences, Path(f"{args.out}_profile.txt"))
     environment = describe_environment(cases[0].device, cases[0].dtype) | {
         "command": " ".join(sys.argv), "rounds": rounds, "frames_predicted": frames - 1, "template_batch_size": batch
-    }  # fmt: skip
+    }
     write(Path(args.out), {"environment": environment, "rows": rows})
 
 
@@ -261,7 +260,7 @@ def summary(case: Case, reference: Case, data: Path) -> dict:
         "start_up_seconds": seconds, "peak_memory_gb": memory, "gflop_per_frame": gflop,
         "parameters": sum(p.numel() for p in case.model.parameters()),
         "train_share_of_peak": 3 * gflop * rate / peak, "predict_6_share_of_peak": 6 * SEQUENCE * gflop / six / peak,
-    }  # fmt: skip
+    }
 
 
 def write_profile(case: Case, sequences: list[Sequence], path: Path) -> None:
@@ -276,7 +275,7 @@ def write_profile(case: Case, sequences: list[Sequence], path: Path) -> None:
         order = "self_device_time_total" if cuda else "self_cpu_time_total"
         table = profile.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=48)
         text += f"{case.name}, {name}\n{table}\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def write(out: Path, result: dict) -> None:
@@ -286,14 +285,14 @@ def write(out: Path, result: dict) -> None:
         "predict_1_ratio": "x", "predict_6_seconds": "6 seq. s", "predict_6_ratio": "x", "start_up_seconds": "start s",
         "peak_memory_gb": "peak GB", "gflop_per_frame": "GFLOP/frame", "train_share_of_peak": "of peak, train",
         "predict_6_share_of_peak": "of peak, 6 seq.",
-    }  # fmt: skip
+    }
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
     for row in result["rows"]:
         cells = ("" if row[key] is None else row[key] if key == "name" else f"{row[key]:.3g}" for key in columns)
         lines.append("| " + " | ".join(cells) + " |")
     text = "\n".join(lines) + "\n"
-    write_atomically(out.with_name(out.name + ".json"), lambda f: f.write(json.dumps(result, indent=1).encode()))
-    write_atomically(out.with_name(out.name + ".md"), lambda f: f.write(text.encode()))
+    write_json(out.with_name(out.name + ".json"), result)
+    write_text(out.with_name(out.name + ".md"), text)
     draw_benchmark(result["rows"], out.with_name(out.name + ".png"))
     print(text)
 

@@ -14,21 +14,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataloader import Dataset_Dance  # noqa: E402
-from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
-from modules.options import PRESETS, parse_trainer  # noqa: E402
-from modules.runtime import InputError, pick_device, pick_precision, run_program  # noqa: E402
-from modules.score.latent import latent_use  # noqa: E402
-from modules.show.curves import draw_curves  # noqa: E402
-from modules.show.runs import read_json, read_run, write_json  # noqa: E402
-from modules.show.study import (  # noqa: E402
-    STRATEGIES,
-    latent_table,
-    mean_run,
-    study_table,
-    to_csv,
-    to_markdown,
-)  # fmt: skip
+from dataloader import Dataset_Dance
+from modules.device import pick_device, pick_precision
+from modules.files import read_json, to_csv, write_json, write_text
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
+from modules.options import PRESETS, parse_trainer
+from modules.runtime import InputError, run_program
+from modules.score.latent import latent_use
+from modules.show.curves import draw_curves
+from modules.show.runs import read_run
+from modules.show.study import STRATEGIES, latent_table, mean_run, study_table, to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "compare_kl.py", description="Cyclical, Monotonic and None under one protocol.", allow_abbrev=False,
         epilog="Other flags are given to Trainer.py.",
-    )  # fmt: skip
+    )
     parser.add_argument("--DR", required=True, help="data set: the folder that holds train/, val/ and test/")
     parser.add_argument("--save_root", required=True, help="folder of the study")
     parser.add_argument("--preset", default="report", choices=tuple(PRESETS), help="the protocol (default: report)")
@@ -83,7 +78,7 @@ def train_and_test(folder: Path, flags: list[str], strategy: str, seed: int, set
     if not scores.is_file() or scores.stat().st_mtime < best.stat().st_mtime:
         print(f"== {strategy}, seed {seed}: testing its best checkpoint ==", flush=True)
         machine = [part for key in ("device", "num_workers", "cache_dir") if settings[key] is not None
-                   for part in (f"--{key}", settings[key])]  # fmt: skip
+                   for part in (f"--{key}", settings[key])]
         call("Tester.py", "--DR", settings["DR"], "--save_root", folder / "test", "--ckpt_path", best, *machine)
     else:
         print(f"== {strategy}, seed {seed}: done before ==", flush=True)
@@ -101,13 +96,13 @@ def write_results(root: Path, data: str, folders: dict[str, list[Path]], setting
     runs = {strategy: [read_run(folder) for folder in seeds] for strategy, seeds in folders.items()}
     scores = {strategy: [mean_psnr(run) for run in seeds] for strategy, seeds in runs.items()}
     uses = {strategy: [measure_latent(folder, data, settings) for folder in seeds]
-            for strategy, seeds in folders.items()}  # fmt: skip
+            for strategy, seeds in folders.items()}
     for name, rows in (("psnr", study_table(scores)), ("latent", latent_table(uses))):
         for ending, text in (("md", to_markdown(rows)), ("csv", to_csv(rows))):
-            write_atomically(root / f"{name}.{ending}", lambda file, text=text: file.write(text.encode()))
+            write_text(root / f"{name}.{ending}", text)
         print(f"\n{to_markdown(rows)}")
     print("PSNR in dB, z the prior's mean, mean ± standard deviation over the seeds. The report's numbers are of the "
-          "course's test sequences; latent: on the first validation sequence.")  # fmt: skip
+          "course's test sequences; latent: on the first validation sequence.")
     for path in draw_curves([mean_run(strategy, seeds) for strategy, seeds in runs.items()], root / "curves"):
         print(f"Wrote {path}")
 
@@ -115,7 +110,7 @@ def write_results(root: Path, data: str, folders: dict[str, list[Path]], setting
 def mean_psnr(run) -> dict[str, float]:
     """The Tester's mean PSNR of every sequence with true frames; nan where the model diverged."""
     scored = {s["name"]: float("nan") if s["psnr"] is None else s["psnr"]
-              for s in run.test["sequences"] if s["psnr_per_frame"] is not None}  # fmt: skip
+              for s in run.test["sequences"] if s["psnr_per_frame"] is not None}
     if not scored:
         raise InputError(f"{run.test_folder}: no scores; the study needs the true frames of the test sequences")
     return scored
@@ -127,7 +122,7 @@ def measure_latent(folder: Path, data: str, settings: dict) -> dict:
     if not path.is_file() or path.stat().st_mtime < checkpoint.stat().st_mtime:
         model, (height, width) = model_from_checkpoint(load_checkpoint(checkpoint), checkpoint)
         sequence = Dataset_Dance(data, "val", height, width, val_vi_len=settings["val_vi_len"],
-                                 cache_dir=settings["cache_dir"]).sequences[0]  # fmt: skip
+                                 cache_dir=settings["cache_dir"]).sequences[0]
         device = pick_device(settings["device"])
         write_json(path, latent_use(model.to(device), sequence, pick_precision(settings["precision"], device)))
     return read_json(path)

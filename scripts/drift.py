@@ -16,12 +16,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from dataloader import Dataset_Dance, Sequence  # noqa: E402
-from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
-from modules.runtime import pick_device, pick_precision, run_program  # noqa: E402
-from modules.score.evaluate import predict, score  # noqa: E402
-from modules.show.figures import draw_drift  # noqa: E402
-from modules.show.video import to_images  # noqa: E402
+from dataloader import Dataset_Dance, Sequence
+from modules.device import pick_device, pick_precision
+from modules.files import write_text
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
+from modules.runtime import run_program
+from modules.score.evaluate import predict, score
+from modules.show.figures import draw_drift
+from modules.show.video import to_images
 
 BLOCK = 500
 
@@ -54,12 +56,12 @@ def main() -> None:
         "frames_2_100": float(values[:99].mean()), "frames_530_630": float(values[528:629].mean()),
         "block": BLOCK, "blocks": blocks,
         "lowest_value": float(predicted.min()), "highest_value": float(predicted.max()),
-    }  # fmt: skip
+    }
     moments = np.linspace(0, len(truth) - 1, 6).round().astype(int)
     strip = np.concatenate([np.concatenate([to_images(truth[t : t + 1])[0], to_images(predicted[0, t : t + 1])[0]])
-                            for t in moments], axis=1)  # fmt: skip
+                            for t in moments], axis=1)
     text = json.dumps(result, indent=1)
-    write_atomically(args.out.with_name(args.out.name + ".json"), lambda file: file.write(text.encode()))
+    write_text(args.out.with_name(args.out.name + ".json"), text)
     draw_drift(values, BLOCK, strip, moments + 1, args.out.with_name(args.out.name + ".png"))
     print(text)
 

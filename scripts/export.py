@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint  # noqa: E402
-from modules.runtime import run_program  # noqa: E402
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
+from modules.runtime import run_program
 
 
 def main() -> None:

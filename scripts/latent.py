@@ -11,12 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from dataloader import Dataset_Dance  # noqa: E402
-from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, write_atomically  # noqa: E402
-from modules.runtime import pick_device, pick_precision, run_program  # noqa: E402
-from modules.score.latent import latent_use  # noqa: E402
-from modules.show.figures import draw_latent_use  # noqa: E402
-from modules.show.study import to_csv, to_markdown  # noqa: E402
+from dataloader import Dataset_Dance
+from modules.device import pick_device, pick_precision
+from modules.files import to_csv, write_text
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
+from modules.runtime import run_program
+from modules.score.latent import latent_use
+from modules.show.figures import draw_latent_use
+from modules.show.study import to_markdown
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ def main() -> None:
         print(", ".join(f"{key} {cell(value)}" for key, value in rows[-1].items()))
     table = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
     for ending, text in (("md", to_markdown(table)), ("csv", to_csv(table))):
-        write_atomically(Path(f"{args.out}.{ending}"), lambda file, text=text: file.write(text.encode()))
+        write_text(Path(f"{args.out}.{ending}"), text)
     draw_latent_use(rows, Path(f"{args.out}.png"))
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from modules.runtime import InputError, run_program  # noqa: E402
-from modules.show.curves import draw_curves  # noqa: E402
-from modules.show.runs import read_run  # noqa: E402
+from modules.runtime import InputError, run_program
+from modules.show.curves import draw_curves
+from modules.show.runs import read_run
 
 
 def main() -> None:

@@ -22,13 +22,13 @@ from PIL import Image, ImageSequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from modules.model.checkpoint import write_atomically  # noqa: E402
-from modules.runtime import InputError, run_program  # noqa: E402
-from modules.score.baselines import ORACLES, RIVALS  # noqa: E402
-from modules.score.scores import DEFINITIONS, SHOWN, average  # noqa: E402
-from modules.show.curves import draw_curves  # noqa: E402
-from modules.show.panels import ERROR_FULL, HEAT, error_legend  # noqa: E402
-from modules.show.runs import Run, best_validation, finite, read_json, read_run  # noqa: E402
+from modules.files import finite, read_json, write_bytes
+from modules.runtime import InputError, run_program
+from modules.score.baselines import ORACLES, RIVALS
+from modules.score.scores import DEFINITIONS, SHOWN, average
+from modules.show.curves import draw_curves
+from modules.show.panels import ERROR_FULL, HEAT, error_legend
+from modules.show.runs import Run, best_validation, read_run
 
 MEGABYTES = 9.0  # that all pictures may fill, encoded
 WIDEST = 128  # px: wider frames are shrunk
@@ -37,7 +37,7 @@ GIFS = {"truth": "ground_truth.gif", "pose": "pose.gif", "prediction": "pred_seq
 CURVES = {
     "val_psnr": "Validation PSNR over the epochs", "psnr_per_frame": "PSNR per frame", "loss_linear": "Training loss",
     "loss_log": "Training loss, log axis", "beta": "KL weight", "tfr": "Teacher forcing ratio", "lr": "Learning rate",
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     run = read_run(args.run, args.test)
     page = build_page(run).encode()
     out = Path(args.out or Path(args.run) / "report.html")
-    write_atomically(out, lambda file: file.write(page))
+    write_bytes(out, page)
     print(f"Wrote {out}, {len(page) / 1e6:.1f} MB")
 
 
@@ -121,10 +121,10 @@ def encode_films(films: dict[str, dict[str, np.ndarray]], run: Run) -> list[dict
             frames, height, width, _ = film["prediction"].shape
             columns = max(1, math.ceil(math.sqrt(frames * height / width)))
             sprites = {kind: encode_sheet(pictures, columns, None if kind == "pose" else quality)
-                       for kind, pictures in film.items()}  # fmt: skip
+                       for kind, pictures in film.items()}
             psnr = per_frame[name] if any(value is not None for value in per_frame[name] or []) else None
             sequences.append({"name": name, "frames": frames, "height": height, "width": width, "columns": columns,
-                              "psnr": psnr, "sprites": sprites})  # fmt: skip
+                              "psnr": psnr, "sprites": sprites})
         if sum(len(sprite) for s in sequences for sprite in s["sprites"].values()) <= MEGABYTES * 1e6:
             break
     return sequences
@@ -156,14 +156,14 @@ def player(name: str, sequence: dict) -> str:
     kinds += ["error"] if "truth" in kinds else []
     size = f'width="{sequence["width"]}" height="{sequence["height"]}"'
     pictures = "".join(f'<figure><canvas data-name="{kind}" {size}></canvas>'
-                       f"<figcaption>{captions.get(kind, kind)}</figcaption></figure>" for kind in kinds)  # fmt: skip
+                       f"<figcaption>{captions.get(kind, kind)}</figcaption></figure>" for kind in kinds)
     label = html.escape(f"Sequence {name}")
     return (
         f'<section class="player" aria-label="{label}"><h3>{label}</h3><div class="pictures">{pictures}</div>'
         f'<div class="controls"><button type="button">Play</button><input type="range" min="1" '
         f'max="{sequence["frames"]}" value="1" aria-label="{label}: frame"><output></output></div>'
         + ('<div class="plot"></div>' if sequence["psnr"] else "") + "</section>"
-    )  # fmt: skip
+    )
 
 
 def score_table(test: dict | None) -> str:
@@ -203,7 +203,7 @@ def curves(run: Run) -> str:
     with tempfile.TemporaryDirectory() as folder:
         drawn = {path.stem: path.read_bytes() for path in draw_curves([run], Path(folder))}
     return "".join(f'<figure><img src="{data_url("image/png", drawn[name])}" alt="{title}"></figure>'
-                   for name, title in CURVES.items() if name in drawn)  # fmt: skip
+                   for name, title in CURVES.items() if name in drawn)
 
 
 def environment(run: Run) -> str:

@@ -20,7 +20,7 @@ from modules.runtime import run_program
 ROOT = Path(__file__).parent.parent
 
 SMALL = ["--F_dim", 16, "--L_dim", 8, "--N_dim", 4, "--D_out_dim", 16, "--frame_H", 16, "--frame_W", 32,
-         "--train_vi_len", 4]  # fmt: skip
+         "--train_vi_len", 4]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -80,7 +80,7 @@ def dance(tmp_path_factory):
     result = run(
         "scripts/make_dataset.py", out, "--height", 16, "--width", 32, "--train_frames", 60, "--train_clips", 2,
         "--val_frames", 12, "--test_sequences", 2, "--test_frames", 10,
-    )  # fmt: skip
+    )
     assert result.returncode == 0, result.stderr
     return out
 

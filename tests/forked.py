@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import torch  # noqa: E402
+import torch
 
-import Trainer  # noqa: E402
-from modules.runtime import run_program  # noqa: E402
-from modules.show.figures import draw_psnr_per_frame  # noqa: E402
+import Trainer
+from modules.runtime import run_program
+from modules.show.figures import draw_psnr_per_frame
 
 
 def die() -> None:

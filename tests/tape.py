@@ -35,7 +35,7 @@ class Tape(TorchDispatchMode):
         changed = [
             value for value, argument in zip(args, operation._schema.arguments, strict=False)
             if argument.alias_info is not None and argument.alias_info.is_write
-        ]  # fmt: skip
+        ]
         changed += [kwargs[a.name] for a in operation._schema.arguments if a.name in kwargs and a.is_out]
         for x in tree_leaves(changed):
             if isinstance(x, Tensor) and not memory(x) & (self.own | set(self.before)):
@@ -79,4 +79,4 @@ class Stream:
 STAND_INS = {
     "CUDAGraph": Tape, "graph": record, "Stream": Stream, "current_stream": Stream,
     "stream": lambda stream: contextlib.nullcontext(),
-}  # fmt: skip
+}

@@ -8,7 +8,7 @@ from conftest import ROOT
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import benchmark  # noqa: E402
+import benchmark
 
 
 def test_the_plain_reference_computes_what_the_rollout_computes(dance, monkeypatch):
@@ -38,7 +38,7 @@ def test_gflop_are_those_of_a_hand_count():
 
 def test_the_table_is_read_back(tmp_path, capsys):
     keys = ("train_frames_per_second", "predict_1_seconds", "predict_6_seconds", "train_ratio", "predict_1_ratio",
-            "predict_6_ratio", "gflop_per_frame", "train_share_of_peak", "predict_6_share_of_peak")  # fmt: skip
+            "predict_6_ratio", "gflop_per_frame", "train_share_of_peak", "predict_6_share_of_peak")
     slow = dict.fromkeys(keys, 1.0) | {"name": "reference", "start_up_seconds": None, "peak_memory_gb": None}
     fast = dict.fromkeys(keys, 20.0) | {"name": "fast", "start_up_seconds": 3.0, "peak_memory_gb": 0.5}
     benchmark.write(tmp_path / "b", {"environment": {}, "rows": [slow, fast]})

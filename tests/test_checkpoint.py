@@ -74,7 +74,7 @@ def test_bad_files_are_named(tmp_path, contents):
     (lambda state: state.update({"Generator.7.bias": torch.zeros(4)}), r"Generator.7.bias has shape \(4,\)"),
     (lambda state: state.update(other=torch.zeros(1)), "other is unknown"),
     (lambda state: state["Generator.7.bias"].fill_(float("nan")), "not finite"),
-])  # fmt: skip
+])
 def test_weights_that_do_not_fit_are_named(contents, change, words):
     change(contents["state_dict"])
     with pytest.raises(InputError, match=words):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMALL, check_error, run
 
+from modules.files import to_csv
 from modules.options import parse_tester, parse_trainer
 from modules.runtime import InputError
-from modules.show.study import latent_table, mean_and_deviation, study_table, to_csv, to_markdown
+from modules.show.study import latent_table, mean_and_deviation, study_table, to_markdown
 
 ORDER = [f"{strategy}/seed{seed}" for seed in (3, 5) for strategy in ("Cyclical", "Monotonic", "None")]
 
@@ -55,7 +56,7 @@ def test_every_strategy_and_seed_under_one_protocol(study):
     assert [args.save_root.split("/s/")[1] for args in trainings] == ORDER
     assert [(args.kl_anneal_type, args.seed) for args in trainings[:4]] == [
         ("Cyclical", 3), ("Monotonic", 3), ("None", 3), ("Cyclical", 5)
-    ]  # fmt: skip
+    ]
     varied = {"save_root", "kl_anneal_type", "seed"}
     protocols = [{k: v for k, v in vars(args).items() if k not in varied} for args in trainings]
     assert all(protocol == protocols[0] for protocol in protocols)
@@ -104,7 +105,7 @@ def test_tables_by_hand():
     assert mean_and_deviation([21.456], 1) == "21.5", "one seed has no deviation"
     rows = study_table({"None": [{"0": 20.0, "1": 22.0}, {"0": 24.0, "1": 30.0}]})
     assert rows[1] == ["None", f"22.00 ± {np.sqrt(8):.2f}", f"26.00 ± {np.sqrt(32):.2f}", f"24.00 ± {np.sqrt(18):.2f}",
-                       "2", "22.648"]  # fmt: skip
+                       "2", "22.648"]
     use = {"kl_per_dimension": [0.5, 1.25], "active": 7, "units": 96, "gain": -0.5}
     table = latent_table({"Cyclical": [use]})
     assert table[1] == ["Cyclical", "1.750", "7", "96", "-0.50", "0.5 1.25"]

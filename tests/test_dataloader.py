@@ -152,6 +152,6 @@ def test_too_few_frames_no_root_and_no_test_sequence_are_named(root):
 def test_odd_picture_modes_are_read_as_rgb(tmp_path):
     sixteen = Image.fromarray(np.full((4, 8), 40000, dtype=np.uint16))
     for i, picture in enumerate([Image.new("L", (8, 4), 156), Image.new("RGBA", (8, 4), (156, 156, 156, 255)), sixteen,
-                                 Image.new("RGB", (8, 4), (156, 156, 156)).quantize(4)]):  # fmt: skip
+                                 Image.new("RGB", (8, 4), (156, 156, 156)).quantize(4)]):
         picture.save(tmp_path / f"{i}.PNG")
         assert np.array_equal(picture_cache.read_picture(tmp_path / f"{i}.PNG", 4, 8), np.full((3, 4, 8), 156))

@@ -15,7 +15,7 @@ from modules.train.distributed import Ranks
 
 # carried frames, teacher forcing by coin, a posterior for one clip of the whole batch, Muon, an average
 TINY = [*SMALL, "--arch", "template", "--device", "cpu", "--precision", "fp32", "--tfr", 0.5, "--tf_per", "sample",
-        "--ema", 0.5, "--lr", 1e-3, "--val_vi_len", 4, "--pose_erase", 0.5]  # fmt: skip
+        "--ema", 0.5, "--lr", 1e-3, "--val_vi_len", 4, "--pose_erase", 0.5]
 
 
 def start(*flags):

@@ -70,7 +70,7 @@ def test_tensorboard_holds_the_scalars_strips_and_curves(dance, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     flags = ["--preset", "template", "--num_epoch", 2, "--val_every", 2, "--device", "cpu", "--tensorboard",
-             "--store_visualization"]  # fmt: skip
+             "--store_visualization"]
     result = run("Trainer.py", "--DR", dance, "--save_root", tmp_path, *SMALL, *flags)
     assert result.returncode == 0, result.stderr
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

@@ -77,7 +77,7 @@ def places(value, path=()):
 
 JUNK = [None, -1, 10**30, float("nan"), float("inf"), "", "x" * 10**6, [], {}, True, 1e300, torch.zeros(0),
         torch.zeros(1).expand(10**6, 10**6), torch.full((2, 2), float("nan")), torch.zeros(3, dtype=torch.complex64),
-        torch.eye(3).to_sparse(), torch.ones(2, device="meta"), [[[[[[]]]]]], {1: {2: {3: 4}}}]  # fmt: skip
+        torch.eye(3).to_sparse(), torch.ones(2, device="meta"), [[[[[[]]]]]], {1: {2: {3: 4}}}]
 
 
 def damage(rng, last, path):
@@ -130,7 +130,7 @@ def test_damaged_checkpoints_in_both_programs(dance, last, tmp_path):
         path = tmp_path / "run" / "last.ckpt"
         damage(rng, last, path)
         for result in (run_inside("Trainer.py", *flags, "--num_epoch", 2) if i % 2 else run_inside(
-                       "Tester.py", "--DR", dance, "--save_root", tmp_path / "out", "--ckpt_path", path),):  # fmt: skip
+                       "Tester.py", "--DR", dance, "--save_root", tmp_path / "out", "--ckpt_path", path),):
             codes.append(result.returncode)
             assert result.returncode == 0 or check_error(result, "") is None, i
     assert codes.count(2) > 5
@@ -201,7 +201,7 @@ def test_200_damaged_pictures_are_refused_in_one_line_or_read(tmp_path):
     (lambda path: path.mkdir(), "not a file"),
     (lambda path: os.mkfifo(path), "not a file"),
     (lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)), "not a file"),
-])  # fmt: skip
+])
 def test_a_hostile_picture_in_a_data_set_is_one_line(tmp_path, monkeypatch, make, words):
     monkeypatch.chdir(tmp_path)
     write_numbered(tmp_path, "val", range(3))
@@ -232,7 +232,7 @@ def test_odd_names_and_links_are_read(tmp_path):
 
 @pytest.mark.parametrize("name, words", [
     ("frame.png", "without a number"), (f"frame{'9' * 200}.png", "too many digits"), ("f²³.png", "without a number"),
-])  # fmt: skip
+])
 def test_odd_numbers_are_one_line(tmp_path, name, words):
     write_numbered(tmp_path, "val", range(3))
     write_picture(tmp_path / "val/val_img" / name, 0)
@@ -243,7 +243,7 @@ def test_odd_numbers_are_one_line(tmp_path, name, words):
     ("0.5 " * 99, "99 numbers"), ("", "0 numbers"), ("0.5 " * 15_359 + "nan", "values from"),
     ("0.5 " * 15_359 + "2", "values from"), ("zero " * 15_360, "whitespace separated"), ("\x00" * 100, "GT0.csv"),
     ("0.5 " * 1_000_000, "bytes; expected"),
-], ids=["few", "none", "nan", "range", "words", "zeros", "huge"])  # fmt: skip
+], ids=["few", "none", "nan", "range", "words", "zeros", "huge"])
 def test_a_hostile_ground_truth_is_one_line(dance, trained, tmp_path, text, words):
     (tmp_path / "GT0.csv").write_text(text)
     flags = ["--DR", dance, "--save_root", tmp_path / "out", "--ckpt_path", trained[0] / "best.ckpt"]
@@ -342,7 +342,7 @@ def test_nothing_is_written_outside_save_root_and_cache(dance, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [["--N_dim", 1], ["--L_dim", 1], ["--F_dim", 4], ["--D_out_dim", 4],
-                                   ["--arch", "multiscale", "--frame_H", 20]])  # fmt: skip
+                                   ["--arch", "multiscale", "--frame_H", 20]])
 def test_sizes_of_no_model_are_one_line(dance, tmp_path, flags):
     result = run_inside("Trainer.py", "--DR", dance, "--save_root", tmp_path, *TINY, *flags)
     check_error(result, "--arch", "multiples of 8" if "multiscale" in flags else "does not describe a model")

@@ -9,6 +9,7 @@ from conftest import check_error, run
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from modules.files import finite, write_json
 from modules.runtime import InputError
 from modules.show.curves import (
     draw_curves,
@@ -20,7 +21,7 @@ from modules.show.curves import (
     plt,
     styles,
 )
-from modules.show.runs import best_validation, finite, read_run, write_json
+from modules.show.runs import best_validation, read_run
 
 HEADER = "epoch,loss,mse,kl,beta,tfr,lr,val_psnr,seconds,frames_per_second"
 NAMES = {"loss_linear", "loss_log", "beta", "tfr", "lr", "val_psnr", "psnr_per_frame"}
@@ -29,7 +30,7 @@ NAMES = {"loss_linear", "loss_log", "beta", "tfr", "lr", "val_psnr", "psnr_per_f
 def write_run(folder, loss=(2.0, 1.0, 0.5), val_psnr=("", "20.5", "19.0"), scores=None):
     folder.mkdir(parents=True)
     rows = [f"{i},{value},{value / 10},{value * 7},{i / 2},{1 - i / 4},1e-{i + 3},{psnr},3.0,99"
-            for i, (value, psnr) in enumerate(zip(loss, val_psnr, strict=True))]  # fmt: skip
+            for i, (value, psnr) in enumerate(zip(loss, val_psnr, strict=True))]
     (folder / "metrics.csv").write_text("\n".join([HEADER, *rows]) + "\n")
     if scores:
         (folder / "validation.json").write_text(json.dumps({"epoch": 2, "psnr_per_frame": scores}))

@@ -26,7 +26,7 @@ from modules.train.windows import template_plan
 from Trainer import Trainer
 
 FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",
-           "validation.gif", "val0.png", "val0.mp4", "val0.gif"}  # fmt: skip
+           "validation.gif", "val0.png", "val0.mp4", "val0.gif"}
 
 
 def rows(folder):
@@ -38,7 +38,7 @@ def rows(folder):
 def tested(dance, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tested"
     result = run("Tester.py", "--DR", dance, "--save_root", folder, "--ckpt", trained[0] / "best.ckpt", "--submission",
-                 "--make_gif", "--device", "cpu", "--precision", "fp32", "--lr", "0.1")  # fmt: skip
+                 "--make_gif", "--device", "cpu", "--precision", "fp32", "--lr", "0.1")
     assert result.returncode == 0, result.stderr
     return folder, result
 
@@ -70,7 +70,7 @@ def test_same_seed_same_numbers_other_seed_others(dance, trained, tmp_path):
     assert run_inside("Trainer.py", "--save_root", tmp_path / "other", *flags, "--seed", 1).returncode == 0
     exact = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")
     first, same, other = ([[row[k] for k in exact] for row in rows(f)] for f in (trained[0], tmp_path / "same",
-                                                                                tmp_path / "other"))  # fmt: skip
+                                                                                tmp_path / "other"))
     assert first == same
     assert first != other
 
@@ -178,7 +178,7 @@ def test_sequences_of_any_length_in_one_batch(dance, trained):
 
 def test_samples_are_named_mean_and_best(dance, trained, tmp_path):
     result = run_inside("Tester.py", "--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt",
-                 "--num_samples", 2)  # fmt: skip
+                 "--num_samples", 2)
     assert result.returncode == 0, result.stderr
     sequence = json.loads((tmp_path / "metrics.json").read_text())["sequences"][0]
     assert sequence["psnr_best_sample"] >= sequence["psnr"]
@@ -201,7 +201,7 @@ def test_template_checkpoint_runs_in_both_programs(dance, template_file, tmp_pat
     assert result.returncode == 0, result.stderr
     assert "Your Result" in result.stdout
     result = run_inside("Trainer.py", "--DR", dance, "--save_root", tmp_path / "r", "--ckpt_path", template_file, *size,
-                 "--preset", "template", "--num_epoch", 2, "--train_vi_len", 3, "--partial", 0.2)  # fmt: skip
+                 "--preset", "template", "--num_epoch", 2, "--train_vi_len", 3, "--partial", 0.2)
     assert result.returncode == 0, result.stderr
     assert "at epoch 1: it holds weights only" in result.stdout
     assert [row["epoch"] for row in rows(tmp_path / "r")] == ["1"]

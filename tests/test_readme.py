@@ -19,9 +19,9 @@ def test_every_flag_is_explained():
 
 def test_presets_in_the_readme_are_those_of_the_code():
     rows = {cells[1].split("`")[1]: [cell.strip() for cell in cells[2:5]]
-            for cells in (line.split("|") for line in README.splitlines() if line.startswith("| `--"))}  # fmt: skip
+            for cells in (line.split("|") for line in README.splitlines() if line.startswith("| `--"))}
     args = {preset: options.parse_trainer(["--DR", "x", "--save_root", "x", "--preset", preset])
-            for preset in ("template", "best", "report")}  # fmt: skip
+            for preset in ("template", "best", "report")}
     for flag in ("--batch_size", "--lr", "--num_epoch", "--train_vi_len", "--F_dim", "--ema", "--posterior_share"):
         for cell, parsed in zip(rows[flag], args.values(), strict=True):
             assert float(cell or 0) == pytest.approx(float(getattr(parsed, flag[2:]))), flag

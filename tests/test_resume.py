@@ -19,7 +19,7 @@ from modules.train.resume import Stops, claim_folder
 
 # a tiny run with everything that has a state: carried frames, Muon and AdamW, an average, teacher forcing by coin
 TINY = [*SMALL, "--arch", "template", "--batch_size", 2, "--device", "cpu", "--precision", "fp32", "--tfr", 0.5,
-        "--tf_per", "sample", "--warmup_steps", 2, "--val_every", 2, "--per_save", 2, "--ema", 0.5]  # fmt: skip
+        "--tf_per", "sample", "--warmup_steps", 2, "--val_every", 2, "--per_save", 2, "--ema", 0.5]
 EXACT = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")  # the other columns are clock times
 
 
@@ -227,13 +227,13 @@ def test_weights_that_overflow_are_not_saved(dance, tmp_path):
     check_error(
         run_inside("Trainer.py", *flags, "--num_epoch", 2, "--epoch_steps", 30, "--max_bad_steps", 5, "--lr", 1e9),
         "last.ckpt is as before", "--lr",
-    )  # fmt: skip
+    )
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"),
-                                   MemoryError()])  # fmt: skip
+                                   MemoryError()])
 def test_out_of_memory_says_which_flag_to_lower(dance, tmp_path, monkeypatch, error):
     def step(*_):
         raise error

@@ -56,7 +56,7 @@ def test_frange_has_start_stop_and_length():
 @pytest.mark.parametrize("spelling, kind", [
     ("Cyclical", "Cyclical"), ("Cycle", "Cyclical"), ("cyclical", "Cyclical"), ("Monotonic", "Monotonic"),
     ("Linear", "Monotonic"), ("None", "None"), ("none", "None"), ("No", "None"), ("Without", "None"), (None, "None"),
-])  # fmt: skip
+])
 def test_spellings(spelling, kind):
     assert kl_type(spelling) == kind
 

@@ -83,7 +83,7 @@ def test_table_shows_the_numbers():
     table = score_table({
         "0": {"model": row(20.0, 0.7, {"1": 31.0, "629": 8.5}, 2.25), "first_frame": row(18.0)},
         "4": {"model": row(30.0, 0.9, {"1": 33.0}, 0.75), "first_frame": row(19.0)},
-    })  # fmt: skip
+    })
     lines = [line.split() for line in table.splitlines()]
     assert lines[0] == ["sequence", "PSNR", "2023", "SSIM", "@1", "@10", "@100", "@300", "@629", "diversity"]
     assert lines[1] == ["0", "model", "20.00", "21.00", "0.7000", "31.00", "-", "-", "-", "8.50", "2.25"]

@@ -46,7 +46,7 @@ def course_shapes(F=128, L=32, N=12, D=192):
         depth_block(f"{o}.0", D, D), residual(f"{o}.1", D, D // 2), depth_block(f"{o}.2", D // 2, D // 2),
         residual(f"{o}.3", D // 2, D // 4), depth_block(f"{o}.4", D // 4, D // 4), residual(f"{o}.5", D // 4, D // 8),
         depth_block(f"{o}.6", D // 8, D // 8), conv(f"{o}.7", D // 8, 3, 1),
-    ]  # fmt: skip
+    ]
     return {name: shape for part in parts for name, shape in part.items()}
 
 

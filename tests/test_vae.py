@@ -103,7 +103,7 @@ def test_teacher_forcing_throughout_is_one_batch_with_the_numbers_of_step_after_
         out = model.rollout(
             frames[:, 0], poses, start=given, truth=frames, noise=noise, posterior_clips=posterior_clips,
             feed_truth=feed,
-        )  # fmt: skip
+        )
         model.zero_grad()
         (out.frames.square().mean() + out.kl.mean()).backward()
         results.append((*out, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
@@ -174,4 +174,4 @@ def test_posterior_without_truth_is_refused(model):
 def test_uint8_pictures_are_read_as_zero_to_one(model):
     frames, poses = (x.mul(255).round().to(torch.uint8) for x in clip())
     torch.testing.assert_close(model.rollout(frames[:, 0], poses).frames,
-                               model.rollout(frames[:, 0] / 255, poses / 255).frames)  # fmt: skip
+                               model.rollout(frames[:, 0] / 255, poses / 255).frames)

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from modules.runtime import InputError, lock_file
+from modules.files import lock_file
+from modules.runtime import InputError
 
 CACHE_VERSION = 1
 MAX_PIXELS = 64_000_000  # a picture that claims more is refused before it is decoded

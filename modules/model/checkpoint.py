@@ -10,12 +10,9 @@ Ours and the course template's share `state_dict`, `lr`, `tfr` and `last_epoch`.
 A file may come from anybody: names, types, shapes and sizes are checked before anything is built from them.
 """
 
-import contextlib
 import io
 import math
-import os
 import pickle
-import secrets
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.files import write_bytes
 from modules.model.vae import VAE_Model
 from modules.runtime import InputError
 
@@ -32,29 +30,11 @@ LARGEST = 1e30  # of a number in the history
 UNREADABLE = "not a readable checkpoint; expected a file written by torch.save"
 
 
-def write_atomically(path: Path, write) -> None:
-    """Call `write(file)` on a temporary file beside `path`, sync it, then move it there: whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain Python values."""
     buffer = io.BytesIO()  # torch.save on a file hides the reason of a failed write
     torch.save(contents, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    write_bytes(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class VAE_Model(nn.Module):
             raise ValueError(f"arch {arch!r} and prior {prior!r}: expected one of {ARCHITECTURES} and of {PRIORS}")
         self.config = {
             "arch": arch, "F_dim": F_dim, "L_dim": L_dim, "N_dim": N_dim, "D_out_dim": D_out_dim, "prior": prior
-        }  # fmt: skip
+        }
         if arch == "template":
             self.frame_transformation = template.RGB_Encoder(F_dim)
             self.label_transformation = template.Label_Encoder(L_dim)
@@ -133,7 +133,7 @@ class VAE_Model(nn.Module):
                 last_frame, kl_t = step(
                     first, first_features, last_frame, pose, None if noise is None else noise[t - 1], posterior,
                     posterior_clips=posterior_clips,
-                )  # fmt: skip
+                )
                 frames.append(last_frame)
                 kl += [] if kl_t is None else [kl_t]
                 if feed_truth is not False:
@@ -154,13 +154,13 @@ class VAE_Model(nn.Module):
         frames, kl = self.rollout(
             firsts.flatten(0, 1), poses, start=starts.flatten(0, 1), truth=truth,
             noise=None if noise is None else noise.flatten(0, 1)[:, None], posterior_clips=posterior_clips * steps,
-        )  # fmt: skip
+        )
         return Rollout(frames.unflatten(0, (-1, steps))[:, :, 0], kl.unflatten(0, (-1, steps))[:, :, 0])
 
     def _step(
         self, first: Tensor, first_features: Any, last_frame: Tensor, pose: Any, noise: Tensor | None,
         posterior: tuple[Tensor, Tensor] | None, posterior_clips: int,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor | None]:
         """One frame (B, 3, H, W) from the last one, and the KL (n, *latent) of the clips that the posterior (mu and
         logvar) is given for. posterior_clips: so many draw z from it. pose, first_features: features."""
         last_features = self.frame_transformation(last_frame)

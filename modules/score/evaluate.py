@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from dataloader import Sequence
 from modules.data.pixels import to_float
+from modules.device import autocast, random_generator
 from modules.model.vae import VAE_Model
-from modules.runtime import autocast, random_generator
 from modules.score.metrics import first_frame_psnr, psnr
 
 

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from dataloader import Sequence
 from modules.data.pixels import to_float
+from modules.device import autocast, random_generator
 from modules.model.vae import VAE_Model
-from modules.runtime import autocast, random_generator
 from modules.score.metrics import psnr
 
 ACTIVE = 0.01  # nats: a unit that carries less on average is not in use
@@ -48,4 +48,4 @@ def latent_use(
         "psnr_prior": prior, "psnr_posterior": told, "gain": told - prior,
         "psnr_sample": score(samples).mean().item(), "psnr_best_sample": score(samples).max().item(),
         "diversity": 255 * samples.std(dim=0).mean().item(),
-    }  # fmt: skip
+    }

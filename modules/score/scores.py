@@ -84,7 +84,7 @@ def score_table(sequences: dict[str, dict[str, dict]]) -> str:
             cells = [cell(row["psnr"], 2), cell(row["psnr_2023"], 2), cell(row["ssim"], 4)]
             cells += [cell(row["psnr_at"].get(str(k)), 2).removeprefix(" ") for k in SHOWN]
             lines.append(f"{sequence if i == 0 else '':<9} {names[key]:<22} {cells[0]} {cells[1]} {cells[2]}"
-                         + "".join(f" {text}" for text in cells[3:]) + f"   {cell(row['diversity'], 2)}")  # fmt: skip
+                         + "".join(f" {text}" for text in cells[3:]) + f"   {cell(row['diversity'], 2)}")
     lines += [
         "PSNR in dB; @k: of the k-th predicted frame; SSIM: Gaussian window 11 x 11, sigma 1.5, range 1; diversity: "
         "standard",

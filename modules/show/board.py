@@ -11,7 +11,7 @@ TAGS = {  # column of metrics.csv -> tag
     "loss": "train/loss", "mse": "train/mse", "kl": "train/kl", "beta": "schedule/beta", "tfr": "schedule/tfr",
     "lr": "schedule/lr", "val_psnr": "validation/psnr", "seconds": "speed/seconds",
     "frames_per_second": "speed/frames_per_second",
-}  # fmt: skip
+}
 CURVES = ("loss_curve", "psnr_per_frame", "kl_beta", "teacher_forcing_ratio", "val_psnr")
 
 

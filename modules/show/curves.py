@@ -14,7 +14,7 @@ from modules.show.runs import Run, best_validation
 
 COLUMN = 3.4  # inches: one column of a two-column page
 FONT = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
-        "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none"}  # fmt: skip
+        "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none"}
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 SHOWN_MOST = 60.0  # dB: a perfect frame has infinitely many
 
@@ -42,7 +42,7 @@ def draw_curves(runs: list[Run], folder: Path, kind: str = "png") -> list[Path]:
 def styles(count: int) -> list[dict]:
     """Colour and dashes of each of `count` runs; no two alike up to 28."""
     return [{"color": COLORS[i % len(COLORS)], "linestyle": DASHES[(i % len(COLORS) + i // len(COLORS)) % len(DASHES)]}
-            for i in range(count)]  # fmt: skip
+            for i in range(count)]
 
 
 def empty(height: float = 2.3, rows: int = 1):
@@ -70,7 +70,7 @@ def name_runs(figure, axis, runs: list[Run]) -> None:
     """The legend above the axes, where it covers nothing; a single run needs none."""
     if len(runs) > 1:
         handles = [axis.plot([], [], label=run.name, **style)[0]
-                   for run, style in zip(runs, styles(len(runs)), strict=True)]  # fmt: skip
+                   for run, style in zip(runs, styles(len(runs)), strict=True)]
         columns = 3 if max(len(run.name) for run in runs) <= 12 else 2
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
 
@@ -141,7 +141,7 @@ def draw_validation(runs: list[Run]):
             axis.plot(*best, "o", color=style["color"], markersize=5)
             if len(runs) == 1:
                 axis.annotate(f"{best[1]:.2f}", best, xytext=(0, 4), textcoords="offset points", ha="center",
-                              fontsize=7, color=style["color"])  # fmt: skip
+                              fontsize=7, color=style["color"])
     axis.margins(x=0.08, y=0.15)
     axis.set(xlabel="epoch", ylabel="PSNR (dB)", title="Validation: mean PSNR of a full-length prediction")
     name_runs(figure, axis, runs)
@@ -169,14 +169,14 @@ def draw_frames(runs: list[Run]):
         frames = np.arange(2, table.shape[1] + 2)
         axis.plot(frames, np.nanmedian(table, axis=0), **style, linewidth=0.9)
         axis.fill_between(frames, np.nanmin(table, axis=0), np.nanmax(table, axis=0), color=style["color"], alpha=0.18,
-                          linewidth=0)  # fmt: skip
+                          linewidth=0)
         lengths.add(run.settings.get("train_vi_len"))
     lengths = sorted(lengths - {None})
     for length in lengths:
         axis.axvline(length, color="0.4", linestyle=":", linewidth=1)
     if lengths:
         axis.annotate(f" trained on clips of {', '.join(map(str, lengths))}", (lengths[-1], 0.02), fontsize=7,
-                      xycoords=("data", "axes fraction"), color="0.3")  # fmt: skip
+                      xycoords=("data", "axes fraction"), color="0.3")
     kinds = sorted({f"{run.scored_on}: {len(run.scores)}" for run in runs if run.scores})
     axis.set(xlabel="frame", ylabel="PSNR (dB)")
     axis.set_title(f"PSNR per frame, median and range ({', '.join(kinds)})")

@@ -5,15 +5,14 @@ import os
 from pathlib import Path
 
 from modules.data.picture_cache import default_cache_dir
+from modules.files import write_bytes
 
 os.environ.setdefault("MPLCONFIGDIR", str(default_cache_dir() / "matplotlib"))  # its list of fonts
-import matplotlib  # noqa: E402
+import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-
-from modules.model.checkpoint import write_atomically  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
 
 # Okabe & Ito's colours: safe for colour-blind readers
 COLORS = BLUE, ORANGE, *_ = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -24,7 +23,7 @@ def save_figure(figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
     plt.close(figure)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
 
 
 def axes(x_label: str, y_label: str, title: str):
@@ -82,7 +81,7 @@ def draw_psnr_per_frame(scores: dict[str, np.ndarray], path: Path, train_vi_len:
     if train_vi_len:
         axis.axvline(train_vi_len, color="grey", linestyle=":", linewidth=1)
         axis.annotate(f"trained on {train_vi_len} frames", (train_vi_len, 1.0), xycoords=("data", "axes fraction"),
-                      xytext=(3, -8), textcoords="offset points", fontsize=7, color="grey")  # fmt: skip
+                      xytext=(3, -8), textcoords="offset points", fontsize=7, color="grey")
     axis.legend(frameon=False)
     save_figure(figure, path)
 
@@ -99,16 +98,16 @@ def draw_latent_use(rows: list[dict], path: Path) -> None:
         for key, style, label in (
             ("psnr_prior", ":", "prior's mean"), ("psnr_sample", "-", "mean sample"),
             ("psnr_best_sample", "--", "best sample"),
-        ):  # fmt: skip
+        ):
             if runs:
                 axis.plot(x, [row[key] for row in runs], color=color, marker=marker, linestyle=style, markersize=4,
-                          label=f"{prior} prior: {label}")  # fmt: skip
+                          label=f"{prior} prior: {label}")
         for row in runs:
             note = f"beta {row['beta']:g}, {row['kl']:.0f} nats"
             axis.annotate(note, (row["diversity"], row["psnr_sample"]), fontsize=6, color=color,
                           xytext=(5 * side, 8 * side), textcoords="offset points", va="center",
                           ha="left" if side > 0 else "right",
-                          bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})  # fmt: skip
+                          bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})
     axis.margins(x=0.22, y=0.1)
     axis.legend(frameon=False, fontsize=7)
     save_figure(figure, path)
@@ -119,7 +118,7 @@ def draw_benchmark(rows: list[dict], path: Path) -> None:
     figure, axis = axes("times the reference", "", "Speed against the reference of the same run")
     for offset, key, color, label in (
         (0.2, "train_ratio", BLUE, "training"), (-0.2, "predict_6_ratio", ORANGE, "prediction, six sequences"),
-    ):  # fmt: skip
+    ):
         places = [i + offset for i in range(len(rows))]
         bars = axis.barh(places, [row[key] for row in rows], 0.38, color=color, label=label)
         axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)

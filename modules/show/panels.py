@@ -5,6 +5,7 @@ generated frames. The error is the mean absolute difference over the channels, o
 """
 
 import functools
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from modules.data.pixels import to_float
-from modules.model.checkpoint import write_atomically
+from modules.files import write_bytes
 from modules.score.metrics import psnr
 from modules.show.video import save_shared_palette_gif, to_images
 
@@ -69,7 +70,7 @@ class Panels:
         width = rows[0].shape[1]
         below = text_line([(i * self.cell[1], f"frame {t + 1}") for i, t in enumerate(chosen)], width)
         scores = [(i * self.cell[1], "given" if t == 0 else f"{self.psnr[t]:.1f} dB") for i, t in enumerate(chosen)
-                  if self.psnr]  # fmt: skip
+                  if self.psnr]
         names = " / ".join(self.columns) + (f"    {error_legend()}" if self.psnr else "")
         return np.concatenate([text_line([(0, names)], width), *rows, below, text_line(scores, width)])
 
@@ -114,7 +115,7 @@ def text_line(parts: list[tuple[int, str]], width: int) -> np.ndarray:
 def save_mp4(path: Path, images, frames_per_second: float) -> None:
     """Write (height, width, 3) uint8 images as H.264. Where ffmpeg can't do it, one line on stderr and no file."""
     options = {"codec": "libx264", "pixelformat": "yuv420p", "quality": None, "macro_block_size": 2,
-               "output_params": ["-crf", "18", "-preset", "veryfast"], "ffmpeg_log_level": "error"}  # fmt: skip
+               "output_params": ["-crf", "18", "-preset", "veryfast"], "ffmpeg_log_level": "error"}
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.mp4"
         try:
@@ -125,19 +126,20 @@ def save_mp4(path: Path, images, frames_per_second: float) -> None:
             reason = " ".join(str(error).split())[:100]
             print(f"warning: {path.name} is not written, see the GIF: no working ffmpeg ({reason})", file=sys.stderr)
             return
-        write_atomically(path, lambda file: file.write(film.read_bytes()))
+        write_bytes(path, film.read_bytes())
 
 
 def write_panels(
     stem: Path, predicted: Tensor, poses: Tensor, truth: Tensor | None, movies: bool = True,
     frames_per_second: float = 20,
-) -> None:  # fmt: skip
+) -> None:
     """Write <stem>.png, a strip of 10 moments, and with `movies` <stem>.mp4 and <stem>.gif.
 
     predicted, poses, truth: (T, 3, H, W), see Panels.
     """
-    strip = Image.fromarray(Panels(predicted, poses, truth, STRIP_SCALE).strip())
-    write_atomically(stem.with_name(stem.name + ".png"), lambda file: strip.save(file, "PNG"))
+    strip = io.BytesIO()
+    Image.fromarray(Panels(predicted, poses, truth, STRIP_SCALE).strip()).save(strip, "PNG")
+    write_bytes(stem.with_name(stem.name + ".png"), strip.getvalue())
     if movies:
         panels = Panels(predicted, poses, truth)
         save_mp4(stem.with_name(stem.name + ".mp4"), panels, frames_per_second)

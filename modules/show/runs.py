@@ -6,7 +6,6 @@
 """
 
 import csv
-import json
 import math
 import os
 import platform
@@ -17,7 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from modules.model.checkpoint import load_checkpoint, write_atomically
+from modules.files import read_json
+from modules.model.checkpoint import load_checkpoint
 from modules.runtime import InputError
 
 NEEDED = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")
@@ -84,29 +84,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file; InputError where it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-
-
-def write_json(path: Path, contents: Any) -> None:
-    """Write JSON atomically. Numbers that are not finite become null, which every reader of JSON understands."""
-    text = json.dumps(finite(contents), indent=1, allow_nan=False)
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def finite(value: Any) -> Any:
-    """The same nested lists and dicts with None in place of nan and infinities."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def describe_environment(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """The machine, the versions and the command of this process, for people who repeat the run."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
@@ -114,7 +91,7 @@ def describe_environment(device: torch.device, dtype: torch.dtype) -> dict[str, 
         "command": " ".join(sys.argv), "python": platform.python_version(), "torch": torch.__version__,
         "system": platform.platform(), "device": gpu or f"CPU, {os.cpu_count()} cores",
         "precision": str(dtype).removeprefix("torch."), "commit": read_commit(),
-    }  # fmt: skip
+    }
 
 
 def read_commit() -> str:

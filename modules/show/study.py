@@ -1,7 +1,5 @@
 """The study of KL annealing: what a strategy's latent carries, and its table over seeds. Numbers in, text out."""
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +36,7 @@ def latent_table(uses: dict[str, list[dict]]) -> list[list[str]]:
             strategy, mean_and_deviation([sum(use["kl_per_dimension"]) for use in seeds], 3),
             mean_and_deviation([use["active"] for use in seeds], 0), str(seeds[0]["units"]),
             mean_and_deviation([use["gain"] for use in seeds]), " ".join(f"{value:.3g}" for value in per_dimension),
-        ])  # fmt: skip
+        ])
     return rows
 
 
@@ -46,13 +44,6 @@ def to_markdown(rows: list[list[str]]) -> str:
     """A Markdown table of a header and rows."""
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([head, "|" + " --- |" * len(rows[0]), *body]) + "\n"
-
-
-def to_csv(rows: list[list[str]]) -> str:
-    """The same as CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def mean_run(name: str, runs: list[Run]) -> Run:

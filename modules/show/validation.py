@@ -5,17 +5,17 @@ from pathlib import Path
 from torch import Tensor
 
 from dataloader import Sequence
+from modules.files import write_json
 from modules.score.evaluate import score, warn_if_below_baseline
 from modules.show.figures import draw_psnr_per_frame
 from modules.show.panels import write_panels
-from modules.show.runs import write_json
 from modules.show.video import save_gif
 
 
 def write_validation(
     root: Path, epoch: int, sequences: list[Sequence], predicted: list[Tensor], train_vi_len: int,
     keep_all: bool, last: bool, warn: bool,
-) -> float:  # fmt: skip
+) -> float:
     """Score predicted sequences, each (1, T, 3, H, W) in [0, 1], and write what people look at to root/figures.
 
     keep_all: films of this epoch beside those of others; last: films too, not only gif and strip; warn: compare with

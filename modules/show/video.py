@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.data.pixels import to_uint8
-from modules.model.checkpoint import write_atomically
+from modules.files import write_bytes
 
 
 def to_images(frames: Tensor) -> np.ndarray:
@@ -31,7 +31,7 @@ def save_gif(path: Path, frames: Tensor, frames_per_second: float = 20) -> None:
     buffer = io.BytesIO()
     duration = round(1000 / frames_per_second)
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
 
 
 def save_shared_palette_gif(path: Path, images, frames_per_second: float = 20) -> None:
@@ -54,4 +54,4 @@ def save_shared_palette_gif(path: Path, images, frames_per_second: float = 20) -
     buffer = io.BytesIO()
     duration = round(1000 / frames_per_second)
     next(pictures).save(buffer, "GIF", save_all=True, append_images=pictures, duration=duration, loop=0)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())

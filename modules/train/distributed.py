@@ -187,5 +187,5 @@ def _enter(local: int, main, processes: int, port: int) -> None:
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(local), "LOCAL_RANK": str(local),
         "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
-    }  # fmt: skip
+    }
     run_program(main)

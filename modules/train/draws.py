@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from modules.runtime import random_generator
+from modules.device import random_generator
 from modules.train.distributed import Ranks
 from modules.train.windows import erase_boxes
 

@@ -5,7 +5,7 @@ import csv
 import io
 from pathlib import Path
 
-from modules.model.checkpoint import write_atomically
+from modules.files import write_text
 from modules.show.curves import draw_schedules
 from modules.train.schedules import annealing, data_share, learning_rate, teacher_forcing_ratio
 
@@ -39,7 +39,7 @@ def dry_run(args: argparse.Namespace) -> None:
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / "schedules.csv", lambda file: file.write(text.getvalue().encode()))
+    write_text(folder / "schedules.csv", text.getvalue())
     draw_schedules(rows, folder)
     print(f"{sum(row['steps'] for row in rows):,} optimizer steps with the course's {COURSE_FRAMES:,} training frames.")
     print(f"Wrote {folder}: schedules.csv, beta.png, tfr.png, lr.png. Nothing was trained.")

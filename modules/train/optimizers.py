@@ -22,7 +22,7 @@ def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float
     matrices = [
         p for name, p in named
         if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in AUXILIARY_BOXES
-    ]  # fmt: skip
+    ]
     known = set(map(id, matrices))
     rest = [
         {"params": [p for p in parameters if id(p) not in known and p.ndim > 1], "weight_decay": weight_decay},

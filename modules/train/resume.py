@@ -5,6 +5,7 @@ Everything random is a function of (seed, epoch, step), so a run goes on exactly
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import io
@@ -13,27 +14,28 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modules.model.checkpoint import load_checkpoint, read_config, write_atomically
-from modules.runtime import InputError, lock_file
+from modules.files import lock_file, write_text
+from modules.model.checkpoint import load_checkpoint, read_config
+from modules.runtime import InputError
 from modules.train.distributed import Ranks
 
 # what cannot change when a run goes on
 FIXED = ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim", "prior", "frame_H", "frame_W", "seed", "optim", "ckpt_path")
 # what changes nothing that is learned
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
-        "test", "overwrite", "save_minutes", "max_bad_steps")  # fmt: skip
+        "test", "overwrite", "save_minutes", "max_bad_steps")
 # what decides the steps of an epoch, with the number of clips that all processes train on in one step
 PLAN = ("train_vi_len", "windows", "random_start", "persist", "shift_down", "shift_right", "partial", "fast_train",
-        "fast_partial", "fast_train_epoch", "epoch_steps")  # fmt: skip
+        "fast_partial", "fast_train_epoch", "epoch_steps")
 
 
-def claim_folder(root: Path, overwrite: bool, needed: str | None = None) -> IO:
-    """Lock --save_root for this process until the file that is returned is closed, or the process ends in any way.
+def claim_folder(root: Path, overwrite: bool, needed: str | None = None) -> contextlib.AbstractContextManager:
+    """Lock --save_root for this process until the context that is returned ends, or the process does in any way.
 
     InputError if another process has it. overwrite: an old run is kept aside first, unless a `needed` file is in it.
     """
@@ -104,7 +106,7 @@ def write_metrics(path: Path, columns: tuple[str, ...], history: list[dict]) -> 
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, text.getvalue())
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:

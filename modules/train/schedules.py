@@ -17,7 +17,7 @@ _SPELLINGS = {
     "monotonic": "Monotonic", "linear": "Monotonic",
     "none": "None", "no": "None", "without": "None",
     "constant": "Constant",
-}  # fmt: skip
+}
 MONOTONIC_RATIO = 0.25
 
 
@@ -104,7 +104,7 @@ def annealing(args: argparse.Namespace) -> kl_annealing:
     return kl_annealing(
         args.kl_anneal_type, round(args.num_epoch * args.kl_horizon), args.kl_anneal_cycle, args.kl_anneal_ratio,
         args.kl_beta,
-    )  # fmt: skip
+    )
 
 
 def data_share(args: argparse.Namespace, epoch: int) -> float:

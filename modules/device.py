@@ -1,0 +1,68 @@
+"""Where and in what precision to compute, and random streams.
+
+Randomness is a pure function of (seed, stream, epoch, step): nothing has to be saved to repeat it.
+"""
+
+import contextlib
+
+import numpy as np
+import torch
+
+from modules.runtime import InputError
+
+
+def derive_seed(*parts: int) -> int:
+    """One 63-bit seed from several whole numbers, e.g. (seed, stream, epoch, step)."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def random_generator(device: torch.device | str, *parts: int) -> torch.Generator:
+    """A generator on `device` whose stream is a function of `parts` alone."""
+    return torch.Generator(device).manual_seed(derive_seed(*parts))
+
+
+def pick_device(name: str | None) -> torch.device:
+    """`cuda` or `cpu` as asked for; by default CUDA if there is one, else the CPU with one line that says so."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA GPU here; use --device cpu or leave the flag out")
+    if name is None and not torch.cuda.is_available():
+        print("No CUDA GPU found: running on the CPU.")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def cpu_has_bfloat16() -> bool:
+    """True where the CPU computes bfloat16 natively (AVX512-BF16 or AMX): there it is faster than float32."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = file.read()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """Resolve `--precision {auto,fp32,bf16}` to the dtype of convolutions. Losses, KL and frames stay float32."""
+    if name == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+        name = "bf16" if fast else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype):
+    """The autocast context for `dtype`; no context for float32."""
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def keep_on(device: torch.device, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors on the device if together they take less than half of its free memory, else where they are."""
+    if device.type == "cuda":
+        size, free = sum(x.nbytes for x in tensors), torch.cuda.mem_get_info(device)[0]
+        if size > free / 2:
+            print(f"{size / 1e9:.1f} GB of pictures stay in main memory: {free / 1e9:.1f} GB are free on the GPU.")
+            return list(tensors)
+    return [x.to(device) for x in tensors]
+
+
+def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on the device, from main memory without waiting for it: the next batch travels while it computes."""
+    return x if x.device.type == device.type else x.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,90 @@
+"""Files: written whole or not at all, and locks that one process at a time holds."""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from modules.runtime import InputError
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a temporary file beside `path`, sync it, then move it there. InputError where that fails: what was there
+    before is kept."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same with text, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def to_csv(rows: list[list]) -> str:
+    """A header and rows as CSV; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Write JSON. Numbers that are not finite become null, which every reader of JSON understands."""
+    write_text(path, json.dumps(finite(contents), indent=1, allow_nan=False))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; InputError where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def finite(value: Any) -> Any:
+    """The same nested lists and dicts with None in place of nan and infinities."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def lock_file(path: Path, wait: bool = False) -> contextlib.AbstractContextManager | None:
+    """Create `path` and lock it until the context that is returned ends or the process does, in any way.
+
+    None if another process has it locked; with `wait`, wait for that one instead. Where the file system knows no locks
+    (some network drives), one line says so and nobody is held off.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open(path, "a").close()
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written to ({error.strerror})") from None
+    try:
+        return FileLock(path).acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or "not supported"
+        print(f"warning: {path.parent}: no locks on this drive ({reason}); start no second run there", file=sys.stderr)
+        return contextlib.nullcontext()
