@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.runtime import derive_seed
+from modules.device import derive_seed
 
 
 class Plan(NamedTuple):
