@@ -45,7 +45,7 @@ from modules.train.resume import (
     write_metrics,
 )
 from modules.train.schedules import annealing, data_share, learning_rate, teacher_forcing_ratio
-from modules.train.windows import Plan, gather, shuffled_plan, template_plan
+from modules.train.feed import Plan, gather, shuffled_plan, template_plan
 
 COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr", "seconds", "frames_per_second")
 LOG_STEPS = 20  # steps between two reads of the numbers on the device

@@ -22,7 +22,7 @@ from modules.score.metrics import psnr
 from modules.train.distributed import Ranks
 from modules.train.draws import Draws
 from modules.train.optimizers import build_optimizers
-from modules.train.windows import template_plan
+from modules.train.feed import template_plan
 from Trainer import Trainer
 
 FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",

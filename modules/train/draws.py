@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modules.device import random_generator
 from modules.train.distributed import Ranks
-from modules.train.windows import erase_boxes
+from modules.train.feed import erase_boxes
 
 LATENT, FEED, ERASE = range(3)  # streams
 

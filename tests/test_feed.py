@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from conftest import noise_frames
 
-from modules.train.windows import erase_boxes, gather, shuffled_plan, template_plan
+from modules.train.feed import erase_boxes, gather, shuffled_plan, template_plan
 
 CLIPS = [(0, 10), (10, 18), (18, 20)]  # the last is shorter than a window
 
