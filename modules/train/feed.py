@@ -1,12 +1,103 @@
-"""Which frames each training step sees: a pure function of (seed, epoch), drawn for a whole epoch at once."""
+"""What a training step is fed: a Batch, made by Feed. Everything random in it is a function of (seed, epoch, step),
+drawn for the whole batch of all processes at once; every process keeps its share.
 
+A new augmentation of the pictures is a line in `Feed.batch`; if it is to stay for a clip that is carried over, a column
+of `Plan`.
+"""
+
+import argparse
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modules.device import derive_seed
+from dataloader import Dataset_Dance
+from modules.data.pixels import to_float
+from modules.device import derive_seed, keep_on, random_generator, to_device
+from modules.train.distributed import Ranks
+from modules.train.schedules import Schedules, data_share
+
+LATENT, FEED = range(2)  # streams of random numbers
+
+
+class Batch(NamedTuple):
+    """One step's B clips of T frames, and the schedules' values for it."""
+
+    frames: Tensor  # (B, T, 3, H, W) uint8, the true frames; frames[:, 0] is x_1
+    poses: Tensor  # (B, T, 3, H, W) uint8
+    start: Tensor  # (B, 3, H, W) in [0, 1], the last frame of the clip's first step: x_1, or one generated before
+    noise: Tensor  # (B, T-1, *latent) of z, from N(0, I); zero for clips whose z is the mean of the prior
+    beta: Tensor  # () weight of the KL
+    lr: Tensor  # () learning rate
+    averaging: Tensor  # () share of the way that averaged weights go
+    posterior_clips: int  # so many leading clips have a posterior
+    posterior_share: float  # the share of such clips in the batch of all processes
+    feed_truth: bool  # teacher forcing: the true frames are fed, not the generated ones
+    target_is_truth: bool  # else, in the report, the previously generated frame
+
+
+class Feed:
+    """Makes the batches of a run from its data. steps: optimizer steps of every epoch; like the template's loader, the
+    last incomplete batch is left out. latent: the shape of z for one frame."""
+
+    def __init__(
+        self, args: argparse.Namespace, data: Dataset_Dance, latent: tuple[int, int, int], ranks: Ranks,
+        device: torch.device,
+    ):
+        self.args, self.data, self.latent, self.ranks, self.device = args, data, latent, ranks, device
+        self.batch_size = args.batch_size * ranks.size  # of all processes
+        windows = [len(data.windows(data_share(args, epoch))) for epoch in range(args.num_epoch)]
+        self.steps = [args.epoch_steps or max(1, count // self.batch_size) for count in windows]
+        self.schedules = Schedules(args, self.steps)
+        self.frames, self.poses = keep_on(device, data.frames, data.poses)
+        self.carry: Tensor | None = None  # (B, 3, H, W) what the step before generated last, set by the Trainer
+
+    def begin(self, epoch: int) -> None:
+        """Plan an epoch. A clip that goes on from an earlier step finds its frame in `carry`."""
+        plan = Plan(*(self.ranks.share(x, dim=1).to(self.frames.device) for x in self._plan(epoch)))
+        self.epoch, self.plan, self.carry = epoch, plan, None
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step of the epoch that has begun."""
+        args, epoch, now = self.args, self.epoch, self.schedules.at(self.epoch, step)
+        window, carried, shifts = (x[step] for x in self.plan)
+        frames, poses = (
+            to_device(gather(pictures, window, shifts), self.device) for pictures in (self.frames, self.poses)
+        )
+        start = to_float(frames[:, 0])
+        if self.carry is not None:
+            start = torch.where(to_device(carried, self.device)[:, None, None, None], self.carry, start)
+
+        noise = self._draw(torch.randn, (*window[:, 1:].shape, *self.latent), LATENT, epoch, step)
+        of_all = max(1, round(self.batch_size * args.posterior_share))
+        posterior_clips = self.ranks.count_share(of_all)
+        if args.z_from == "posterior":
+            noise[posterior_clips:] = 0
+
+        coin = torch.rand((), generator=random_generator("cpu", args.seed, FEED, epoch)).item() < now.tfr
+        decides_feed = args.tf_decides == "feed"
+        beta, lr, averaging = to_device(torch.tensor([now.beta, now.lr, now.averaging]), self.device)
+        return Batch(
+            frames, poses, start, noise, beta, lr, averaging, posterior_clips, of_all / self.batch_size,
+            feed_truth=coin and decides_feed, target_is_truth=coin or decides_feed,
+        )
+
+    def _plan(self, epoch: int) -> "Plan":
+        """The frames of every step of an epoch, for all processes."""
+        args, partial, steps = self.args, data_share(self.args, epoch), self.steps[epoch]
+        if args.windows == "template":
+            return template_plan(self.data.windows(partial), steps, self.batch_size)
+        return shuffled_plan(
+            self.data.clips_within(partial), args.train_vi_len, steps, self.batch_size, args.seed, epoch,
+            random_start=args.random_start, persist=args.persist, shift=(args.shift_down, args.shift_right),
+        )
+
+    def _draw(self, draw: Callable, shape: tuple[int, ...], stream: int, epoch: int, step: int) -> Tensor:
+        generator = random_generator(self.device, self.args.seed, stream, epoch, step)
+        whole = draw((shape[0] * self.ranks.size, *shape[1:]), generator=generator, device=self.device)
+        return self.ranks.share(whole)
 
 
 class Plan(NamedTuple):
@@ -77,19 +168,3 @@ def gather(pictures: Tensor, windows: Tensor, shifts: Tensor) -> Tensor:
     columns = (torch.arange(W, device=pictures.device) - shifts[:, 1:]).clamp(0, W - 1)  # (B, W)
     clips = pictures[windows[:, :, None, None], :, rows[:, None, :, None], columns[:, None, None, :]]  # (B, T, H, W, 3)
     return clips.permute(0, 1, 4, 2, 3)
-
-
-def erase_boxes(poses: Tensor, chance: float, draws: Tensor) -> Tensor:
-    """Pose pictures (B, T, 3, H, W), a box made blank in `chance` of the clips: a detector misses limbs or people.
-
-    draws: (B, 5) from U[0, 1): whether, height, width, top and left; a box of the largest sizes covers the picture.
-    Blank is the colour of a picture's first pixel.
-    """
-    hit = draws[:, 0] < chance
-    extent = (0.2 + 1.8 * draws[:, 1:3]).clamp(max=1)  # of the picture's height and width
-    low = draws[:, 3:] * (1 - extent)
-    rows, columns = (torch.arange(n, device=poses.device) / n for n in poses.shape[-2:])
-    in_rows = (rows >= low[:, :1]) & (rows < low[:, :1] + extent[:, :1])  # (B, H)
-    in_columns = (columns >= low[:, 1:]) & (columns < low[:, 1:] + extent[:, 1:])  # (B, W)
-    box = hit[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
-    return torch.where(box[:, None, None], poses[..., :1, :1], poses)
