@@ -43,9 +43,10 @@ def test_gradient_through_the_sample():
 
 
 def test_weights_of_the_exact_bound():
-    """Section 6: at beta 1 the calibrated loss trades a nat for 2 mse / D of squared error, whatever the frame size."""
-    D, mse = 3 * 32 * 64, torch.tensor([0.001], requires_grad=True)
-    kl = torch.tensor([5.0], requires_grad=True)
-    frame_loss("calibrated", mse, kl, 1.0, D).sum().backward()
-    ratio = (kl.grad / mse.grad).item()
-    assert ratio == pytest.approx(2 * 0.001 / D, rel=2e-3), "MSE_FLOOR is a thousandth of this mse"
+    """Section 6: at beta 1 the calibrated loss trades a nat for 2 mse / D of squared error."""
+    mse, D = 0.001, 3 * 8 * 16
+    frames = torch.full((1, 1, 3, 8, 16), math.sqrt(mse), requires_grad=True)
+    kl = torch.tensor([[5.0]], requires_grad=True)
+    frame_loss("calibrated", frames, torch.zeros_like(frames), kl, beta=1.0).sum().backward()
+    by_mse = frames.grad.sum().item() / (2 * math.sqrt(mse))
+    assert kl.grad.item() / by_mse == pytest.approx(2 * mse / D, rel=2e-3), "MSE_FLOOR is a thousandth of this mse"

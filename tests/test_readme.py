@@ -16,13 +16,15 @@ PROGRAMS = {"Trainer.py": parse_trainer, "Tester.py": parse_tester}
 
 def commands():
     """Every command line of Trainer.py and Tester.py in a bash block: the program's name and its arguments."""
+    found = []
     for text in PAGES.values():
         for block in re.findall(r"```bash\n(.*?)```", text, re.S):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 for i, word in enumerate(words):
                     if word in PROGRAMS:
-                        yield word, words[i + 1 :]
+                        found.append((word, words[i + 1 :]))
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -34,8 +36,8 @@ def test_named_files_exist(page):
 
 
 def test_every_file_has_its_line():
-    files = {str(path.relative_to(ROOT)) for folder in ("modules", "scripts") for path in ROOT.glob(f"{folder}/**/*.*")}
-    files = {path for path in files if path.endswith((".py", ".sh", ".html")) and "__init__" not in path}
+    paths = [path for folder in ("modules", "scripts") for path in ROOT.glob(f"{folder}/**/*.*") if path.stat().st_size]
+    files = [path.relative_to(ROOT).as_posix() for path in paths if path.suffix in (".py", ".sh", ".html")]
     named = re.findall(r"^((?:modules|scripts)/[\w/]+\.\w+)  +\S", README, re.M)
     assert sorted(named) == sorted(files)
 
