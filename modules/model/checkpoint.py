@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read safely. The one place that knows their keys.
+"""Checkpoints: written atomically, read safely, whoever wrote them and whatever they are wrapped in.
 
 Ours and the course template's share `state_dict`, `lr`, `tfr` and `last_epoch`. Ours add
     config      how to build the model: the arguments of VAE_Model and the frame size
@@ -10,10 +10,12 @@ Ours and the course template's share `state_dict`, `lr`, `tfr` and `last_epoch`.
 A file may come from anybody: names, types, shapes and sizes are checked before anything is built from them.
 """
 
+import difflib
 import inspect
 import io
-import pickle
-import zipfile
+import math
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,28 @@ import torch
 from torch import Tensor
 
 from modules.files import write_bytes
+from modules.model.find_weights import find_weights, listed, shown, warn
+from modules.model.tensor_file import read_tensor_file
 from modules.model.vae import VAE_Model
 from modules.runtime import InputError
 
-MODEL_FLAGS = tuple(inspect.signature(VAE_Model).parameters)  # the flags that are a model's sizes
+DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(VAE_Model).parameters.items()}
+MODEL_FLAGS = tuple(DEFAULTS)  # how to build the model: the one list of their names
+ENDINGS = (".ckpt", ".pth", ".pt", ".pth.tar", ".safetensors")
 TEMPLATE_SIZE = (32, 64)
 MAX_CHANNELS, MAX_SIDE, MAX_COUNT = 1 << 14, 1 << 14, 1 << 40  # F_dim and the others; pixels; epochs and steps
 LARGEST = 1e30  # of a number in the history
-UNREADABLE = "not a readable checkpoint; expected a file written by torch.save"
+# where a size shows in the shapes of the weights: a layer and the axis
+SIZES = {
+    "template": {
+        "F_dim": ("frame_transformation.6.weight", 0), "L_dim": ("label_transformation.4.conv2.weight", 0),
+        "N_dim": ("Gaussian_Predictor.4.conv2.weight", 0), "D_out_dim": ("Decoder_Fusion.5.weight", 0),
+    },
+    "multiscale": {
+        "F_dim": ("Gaussian_Predictor.frame.weight", 0), "L_dim": ("label_transformation.convs.3.weight", 0),
+        "N_dim": ("Decoder_Fusion.latent.weight", 1), "D_out_dim": ("Gaussian_Predictor.pose.weight", 1),
+    },
+}
 
 
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
@@ -39,67 +55,90 @@ def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read one of our checkpoints or one of the course template's, without running anything that is in it."""
+    """Read a checkpoint, without running anything that is in it.
+
+    `state_dict` is the model's weights under the model's own names, wherever they were in the file and whatever stood
+    before their names; a printed line says so where that was not there. `last_epoch` is a whole number, or missing.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: checkpoint not found")
-    check_archive(path)
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower():
-            raise InputError(
-                f"{path}: holds pickled Python objects, which could run code when loaded; expected tensors and plain "
-                f"values only. If you trust it, save it again with torch.save({{'state_dict': …}}, path)"
-            ) from None
-        raise InputError(f"{path}: {UNREADABLE}") from None
-    except Exception:  # damaged bytes make the unpickler raise whatever they happen to mean
-        raise InputError(f"{path}: {UNREADABLE}") from None
-    if not isinstance(contents, dict) or not isinstance(contents.get("state_dict"), dict):
-        raise InputError(f"{path}: holds no 'state_dict'; expected a checkpoint of this project or the course template")
-    last_epoch = contents.get("last_epoch", -1)
-    if not is_whole(last_epoch, -1):
-        raise InputError(f"{path}: its last_epoch is not a whole number")
+    check_is_file(path)
+    contents = read_tensor_file(path)
+    state = find_weights(contents, path)
+    contents = (dict(contents) if isinstance(contents, dict) else {}) | {"state_dict": state}
+    if "last_epoch" in contents:
+        contents["last_epoch"] = to_whole(contents["last_epoch"])
+        if contents["last_epoch"] is None:
+            warn(f"{path}: its last_epoch is not a whole number; left out")
+            del contents["last_epoch"]
     if not is_plain(contents.get("settings", {})):
-        raise InputError(f"{path}: its settings are not a dict of plain values")
+        if "training" in contents:
+            raise InputError(f"{path}: its settings are not a dict of plain values")
+        del contents["settings"]  # of another program
     return contents
 
 
-def check_archive(path: Path) -> None:
-    """InputError unless the file is a whole zip archive that claims no more bytes than it has: no bomb is unpacked.
+def check_is_file(path: Path) -> None:
+    """InputError unless it is a file; names the checkpoint that may have been meant."""
+    if os.path.isfile(path):
+        return
+    if os.path.isdir(path):
+        best = best_checkpoint(path)
+        found = f"use the checkpoint {best} in it" if best else "no checkpoint is in it, nor one level down"
+        raise InputError(f"{path}: is a folder, expected a file; {found}")
+    if os.path.exists(path):
+        raise InputError(f"{path}: is not a file; expected a checkpoint")
+    lost = path  # the first part of the path that is not there
+    while not os.path.isdir(lost.parent) and lost.parent != lost:
+        lost = lost.parent
+    names = [entry.name for entry in entries(lost.parent)]
+    near = [name for name in names if name.lower().endswith(ENDINGS) and name.partition(".")[0] == lost.name]
+    near = [lost.parent / name for name in near or difflib.get_close_matches(lost.name, names, 1)]
+    meant = near[0] if near else lost.parent
+    if os.path.isdir(meant):
+        meant = best_checkpoint(meant)
+    hints = [f"there is no folder {lost}"] * (lost != path) + [f"there is {meant}"] * (meant is not None)
+    raise InputError("; ".join([f"{path}: checkpoint not found", *hints]))
 
-    The checksums are compared here, since torch.load does not: a changed bit in a weight would only show in the frames.
-    """
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing if it cannot be listed."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            claimed = sum(entry.file_size for entry in entries)
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-            stored = stored and claimed <= path.stat().st_size
-            whole = stored and archive.testzip() is None
-    except Exception:  # see above
-        raise InputError(f"{path}: {UNREADABLE} (a zip archive)") from None
-    if not stored:
-        raise InputError(f"{path}: its archive is compressed, or claims {claimed:,} bytes; torch.save does not")
-    if not whole:
-        raise InputError(f"{path}: is damaged, its checksums are wrong; expected the file as torch.save wrote it")
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to use of a folder, or of those in it: best.ckpt, last.ckpt, the highest epoch=N, the newest."""
+
+    def worth(file: Path) -> tuple:
+        epoch, name = re.search(r"epoch\D?(\d{1,15})", file.name), file.name.lower()
+        return "best" in name, "last" in name, int(epoch[1]) if epoch else -1, os.path.getmtime(file)
+
+    inside = entries(folder)
+    for files in (inside, [file for child in inside if os.path.isdir(child) for file in entries(child)]):
+        found = [file for file in files if file.name.lower().endswith(ENDINGS) and os.path.isfile(file)]
+        if found:
+            return max(found, key=worth)
+    return None
 
 
 def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], tuple[int, int]]:
     """The arguments of VAE_Model and the frame size (H, W) that a checkpoint's weights are for.
 
-    Without `config` it is the course template's; its sizes are read from the shapes of its weights. The weights are
-    compared with a model without memory, so sizes that the file only claims cost nothing.
+    Without a `config` of ours the sizes are read from the shapes of the weights. The weights are compared with a model
+    without memory, so sizes that the file only claims cost nothing.
     """
-    state = contents["state_dict"]
-    config = contents.get("config") or {"model": template_sizes(state, path), "frame_size": TEMPLATE_SIZE}
-    sizes, frame_size = (config.get(key) if isinstance(config, dict) else None for key in ("model", "frame_size"))
+    state, config = contents["state_dict"], contents.get("config")
+    if not isinstance(config, dict) or "frame_size" not in config:
+        config = {"model": sizes_of(state, path), "frame_size": TEMPLATE_SIZE}
+    sizes, frame_size = config.get("model"), config["frame_size"]
     if not isinstance(frame_size, (list, tuple)) or len(frame_size) != 2:
         raise InputError(f"{path}: its 'config' has no frame_size of two whole numbers")
     if not all(is_whole(side, 1, MAX_SIDE) for side in frame_size):
         raise InputError(f"{path}: its frame_size is outside 1 … {MAX_SIDE}")
     if not isinstance(sizes, dict) or not all(
-        isinstance(value, str) if name in ("arch", "prior") else is_whole(value, 1, MAX_CHANNELS)
+        isinstance(value, str) if isinstance(DEFAULTS.get(name), str) else is_whole(value, 1, MAX_CHANNELS)
         for name, value in sizes.items()
     ):
         raise InputError(f"{path}: its 'config' does not describe a model with channels of 1 … {MAX_CHANNELS}")
@@ -107,6 +146,23 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
         model = build_model(sizes, frame_size, f"{path}: its 'config'")
     check_weights(model, state, path)
     return model.config, (frame_size[0], frame_size[1])
+
+
+def sizes_of(state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
+    """The arguments of VAE_Model from the names and shapes of its weights."""
+
+    def missing(arch: str) -> list[str]:
+        return [layer for layer, _ in SIZES[arch].values() if getattr(state.get(layer), "ndim", 0) != 4]
+
+    arch = min(SIZES, key=lambda arch: len(missing(arch)))
+    if missing(arch):
+        raise InputError(
+            f"{path}: the weight {missing(arch)[0]} is missing; expected the {arch} architecture's names; found "
+            f"{listed(list(state))}"
+        )
+    sizes = {name: state[layer].shape[axis] for name, (layer, axis) in SIZES[arch].items()}
+    learned = any(str(name).startswith("prior.") for name in state)
+    return {"arch": arch, "prior": "learned" if learned else "standard"} | sizes
 
 
 def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[VAE_Model, tuple[int, int]]:
@@ -139,17 +195,25 @@ def check_frame_size(model: VAE_Model, frame_size: tuple[int, int], source: str)
 def load_weights(model: torch.nn.Module, state: Any, path: str | Path) -> None:
     """Load a state_dict; an InputError names the first name or shape that does not fit."""
     check_weights(model, state, path)
-    model.load_state_dict(state)
+    model.load_state_dict({name: state.get(name, tensor) for name, tensor in model.state_dict().items()})
 
 
 def check_weights(model: torch.nn.Module, state: Any, path: str | Path) -> None:
-    """InputError unless `state` holds finite tensors of exactly the model's names and shapes."""
+    """InputError unless `state` holds finite tensors of the model's names and shapes.
+
+    Torch before 0.4.1 kept no `num_batches_tracked`; counters that a profiler adds, a number each, do no harm.
+    """
     if not isinstance(state, dict):
         raise InputError(f"{path}: its weights are not a dict of tensors")
     expected = model.state_dict()
     for name, tensor in expected.items():
+        if name not in state and name.endswith("num_batches_tracked"):
+            continue
         if not isinstance(state.get(name), Tensor):
-            raise InputError(f"{path}: the weight {name} is missing; it is not a checkpoint of this architecture")
+            raise InputError(
+                f"{path}: the weight {name} is missing; it is not a checkpoint of this architecture; found "
+                f"{listed(list(state))}"
+            )
         if state[name].shape != tensor.shape:
             found, wanted = tuple(state[name].shape), tuple(tensor.shape)
             raise InputError(f"{path}: the weight {name} has shape {found}; expected {wanted}")
@@ -157,9 +221,26 @@ def check_weights(model: torch.nn.Module, state: Any, path: str | Path) -> None:
             raise InputError(f"{path}: the weight {name} is not a dense tensor of real numbers")
         if not torch.isfinite(state[name].float()).all():
             raise InputError(f"{path}: the weight {name} holds values that are not finite")
-    extra = [name for name in state if name not in expected]
+    extra = [name for name in state if name not in expected and not is_counter(state[name])]
     if extra:
-        raise InputError(f"{path}: the weight {extra[0]!s:.80} is unknown; it is not a checkpoint of this architecture")
+        raise InputError(
+            f"{path}: the weight {shown(extra[0])} is unknown; it is not a checkpoint of this architecture; found "
+            f"{len(state)} weights, expected {len(expected)}"
+        )
+
+
+def is_counter(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and value.ndim <= 1
+
+
+def to_whole(value: Any) -> int | None:
+    """A whole number of at least -1 that was kept as such, as a float, a string or a tensor; None for anything else."""
+    try:
+        value = float(value) if type(value) in (float, str, Tensor) else value
+        value = int(value) if type(value) is float and value.is_integer() else value
+    except (ValueError, RuntimeError):
+        return None
+    return value if is_whole(value, -1) else None
 
 
 def is_real(value: Any) -> bool:
@@ -187,18 +268,3 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, dict) and all(type(k) is str and type(v) in kinds for k, v in value.items())
 
 
-def template_sizes(state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
-    """F_dim, L_dim, N_dim and D_out_dim of a template checkpoint, from the shapes of the layers that set them."""
-    layers = {
-        "F_dim": "frame_transformation.6.weight",
-        "L_dim": "label_transformation.4.conv2.weight",
-        "N_dim": "Gaussian_Predictor.4.conv2.weight",
-        "D_out_dim": "Decoder_Fusion.5.weight",
-    }
-    sizes: dict[str, Any] = {"arch": "template"}
-    for name, layer in layers.items():
-        weight = state.get(layer)
-        if not isinstance(weight, Tensor) or weight.ndim != 4:
-            raise InputError(f"{path}: the weight {layer} is missing; expected the course template's 209 tensors")
-        sizes[name] = weight.shape[0]
-    return sizes
