@@ -50,6 +50,8 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
                        help="of the networks; auto: bf16 where the hardware computes it; losses and frames are fp32")
     group.add_argument("--num_workers", type=positive, default=os.cpu_count(), help="threads that decode pictures")
     group.add_argument("--cache_dir", help="decoded pictures (default: ~/.cache/pose2video)")
+    group.add_argument("--skip_bad", action="store_true",
+                       help="leave out, as cuts, pictures that have no partner or cannot be read, in place of stopping")
     group.add_argument("--frame_H", type=positive, help="frame height in pixels (default: the checkpoint's, else 32)")
     group.add_argument("--frame_W", type=positive, help="frame width in pixels (default: the checkpoint's, else 64)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random")
