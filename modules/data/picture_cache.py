@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from modules.data.pairing import Faults
-from modules.data.reading import BLACK, Reading, agree, read_picture
+from modules.data.reading import BLACK, Reading, agree, differ, read_picture
 from modules.files import lock_file
 from modules.runtime import InputError
 
@@ -43,7 +43,7 @@ class UnreadablePictures(InputError):
 
     def add_to(self, faults: Faults) -> None:
         for path, reason in self.reasons.items():
-            faults.add(path, reason)
+            faults.add(path, reason.partition("; expected")[0])
 
 
 def default_cache_dir() -> Path:
@@ -155,7 +155,8 @@ def decode_all(
                 broken = [str(broken.absolute()) for broken in faults]
                 file.seek(begin + len(files) * row)
                 file.write(json.dumps({"rows": rows, "broken": broken}).encode())
-        os.replace(temporary, kept if stopped or faults else path)
+        if done:
+            os.replace(temporary, kept if stopped or faults else path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -181,7 +182,7 @@ def decoded(
     yield from decode([i for i in range(len(files)) if i not in have], files, shape, workers, name, faults, wanted)
     if wanted:
         reading = agree(wanted.values())
-        again = [i for i, path in enumerate(files) if wanted.get(path, reading) != reading]
+        again = [i for i, path in enumerate(files) if path in wanted and differ(wanted[path], reading)]
         yield from decode(again, files, shape, workers, name, faults, {}, reading)
         paper = "black" if reading.paper == BLACK else "white"
         print(f"{name}: {len(wanted):,} pictures are transparent or of more than 8 bits a channel: laid on {paper}, "

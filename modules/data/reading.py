@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from modules.runtime import InputError
 
@@ -39,14 +39,20 @@ class Reading(NamedTuple):
     """How pictures beyond plain 8-bit colours are read."""
 
     top: float = TOPS[0]  # the value of more than 8 bits that becomes 255
-    paper: int = WHITE  # the grey level under transparent pixels
+    paper: int | None = None  # the grey level under transparent pixels; None: white, but any will do
 
 
 def agree(wanted: Iterable[Reading]) -> Reading:
-    """One way for a whole list: the largest top, and the paper that more pictures want."""
+    """One way for a whole list: the largest top, and the paper that more pictures ask for."""
     wanted = list(wanted)
-    black = sum(reading.paper == BLACK for reading in wanted)
-    return Reading(max((r.top for r in wanted), default=TOPS[0]), BLACK if black > len(wanted) / 2 else WHITE)
+    papers = [reading.paper for reading in wanted if reading.paper is not None]
+    paper = BLACK if papers.count(BLACK) > len(papers) / 2 else WHITE
+    return Reading(max((reading.top for reading in wanted), default=TOPS[0]), paper)
+
+
+def differ(own: Reading, reading: Reading) -> bool:
+    """Whether a picture that was read as it wants itself must be read again to be like its list."""
+    return own._replace(paper=WHITE if own.paper is None else own.paper) != reading
 
 
 def read_picture(
@@ -62,7 +68,7 @@ def read_picture(
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 size = f"{picture.width}x{picture.height}"
-                raise InputError(f"{path}: claims {size} pixels; expected at most {MAX_PIXELS:,}")
+                raise InputError(f"{path}: claims {size} pixels (expected at most {MAX_PIXELS:,})")
             rgb = to_rgb(picture, path, {} if wanted is None else wanted, reading)
             turn = orientation(picture)
         if turn in TURNS:
@@ -70,6 +76,8 @@ def read_picture(
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
     except InputError:
         raise
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not a readable picture (none of {', '.join(FORMATS)}); expected a PNG") from None
     except OSError as error:
         if error.errno is None:  # Pillow's own
             raise InputError(f"{path}: not a readable picture ({error!s:.200}); expected a PNG") from None
@@ -109,7 +117,8 @@ def to_rgb(picture: Image.Image, path: Path, wanted: dict[Path, Reading], readin
         shown = low == 255 or (high < VISIBLE and varies(rgb))  # opaque, or it can't be meant
     if not shown:
         own = own._replace(paper=paper_for(rgb, alpha))
-        paper = reading.paper if reading else own.paper
+        paper = (reading or own).paper
+        paper = WHITE if paper is None else paper
         rgb = Image.composite(rgb, Image.new("RGB", rgb.size, (paper,) * 3), alpha)
     if values is not None or not shown:
         wanted[path] = own
@@ -138,10 +147,12 @@ def top_of(values: np.ndarray) -> float:
     return next((top for top in TOPS if peak <= top), peak)
 
 
-def paper_for(rgb: Image.Image, alpha: Image.Image) -> int:
-    """Black if more than half of what is drawn is white, else white."""
+def paper_for(rgb: Image.Image, alpha: Image.Image) -> int | None:
+    """Black if more than half of what is drawn is white, else white; None if nothing is drawn."""
     drawn = np.asarray(rgb)[np.asarray(alpha) >= 128]
-    return BLACK if len(drawn) and (drawn.min(axis=1) >= 240).mean() > 0.5 else WHITE
+    if not len(drawn):
+        return None
+    return BLACK if (drawn.min(axis=1) >= 240).mean() > 0.5 else WHITE
 
 
 def varies(rgb: Image.Image) -> bool:

@@ -4,6 +4,8 @@ test/test_gt/<i>/*.png; Demo_Test/GT<i>.csv (2023: whitespace separated floats i
 Kaggle's gt.csv (2024/25: a header, then a row of 8-bit pixels per frame, sequence after sequence).
 """
 
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from dataloader import Sequence
 from modules.data.layout import truth_places
 from modules.data.pairing import Faults, numbered_pictures
 from modules.data.picture_cache import UnreadablePictures
-from modules.data.reading import Reading, agree, read_picture
+from modules.data.reading import Reading, agree, differ, read_picture
 from modules.runtime import InputError
 
 MAX_CHARACTERS = 64  # of one number in a text file, the space after it included
@@ -46,10 +48,10 @@ def find_truth(root: str, given: str | None, sequences: list[Sequence]) -> list[
 def read_one(folder: Path, sequence: Sequence) -> Tensor | None:
     """One sequence's truth from `folder`, or None if it isn't there."""
     T, _, height, width = sequence.poses.shape
-    if (folder / sequence.name).is_dir():
+    if os.path.isdir(folder / sequence.name):
         return read_pictures(folder / sequence.name, sequence)
     path = folder / f"GT{sequence.name}.csv"
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     check_size(path, sequence.poses.numel())
     try:
@@ -101,7 +103,7 @@ def read_alike(files: list[Path], height: int, width: int) -> Tensor:
     if faults:
         raise UnreadablePictures(faults)
     reading = agree(wanted.values())
-    for path in (path for path, own in wanted.items() if own != reading):
+    for path in (path for path, own in wanted.items() if differ(own, reading)):
         pictures[path] = read_picture(path, height, width, None, reading)
     return torch.from_numpy(np.stack([pictures[path] for path in files]))
 
@@ -118,7 +120,9 @@ def read_kaggle(path: Path, sequences: list[Sequence]) -> list[Tensor | None]:
     lengths = [len(sequence.poses) for sequence in sequences]
     check_size(path, sum(lengths) * (1 + shape.numel()))
     try:
-        rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
+        with warnings.catch_warnings():  # of an empty file; the shape tells
+            warnings.simplefilter("ignore")
+            rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: {error}; expected the header id,0,1,… and rows of pixels 0..255") from None
     if rows.shape != (sum(lengths), 1 + shape.numel()):
