@@ -130,6 +130,8 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     add("--precision", default="auto", **one_of("auto", "fp32", "bf16"),
         help="of the networks; auto: bf16 where the hardware computes it; losses and frames are fp32")
     add("--num_workers", type=natural, default=os.cpu_count(), help="threads that decode pictures; 0: as 1")
+    add("--skip_bad", action="store_true",
+        help="leave out pictures without a partner or that cannot be read, as cuts, instead of stopping")
     add("--cache_dir", type=path_name, help="decoded pictures (default: ~/.cache/pose2video)")
     add("--frame_H", type=positive, help="frame height in pixels (default: the checkpoint's, else 32)")
     add("--frame_W", type=positive, help="frame width in pixels (default: the checkpoint's, else 64)")

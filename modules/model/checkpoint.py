@@ -13,7 +13,6 @@ A file may come from anybody: names, types, shapes and sizes are checked before 
 import difflib
 import inspect
 import io
-import math
 import os
 import re
 from pathlib import Path
