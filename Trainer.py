@@ -81,12 +81,13 @@ class Trainer:
         data = {
             "root": args.DR, "frame_H": args.frame_H, "frame_W": args.frame_W, "train_vi_len": args.train_vi_len,
             "val_vi_len": args.val_vi_len, "partial": args.partial, "cache_dir": args.cache_dir,
-            "workers": args.num_workers,
+            "workers": args.num_workers, "skip_bad": args.skip_bad,
         }
-        self.validation = Dataset_Dance(mode="val", **data).sequences
-        if not args.test:
+        self.data = [Dataset_Dance(mode=mode, **data) for mode in (["val"] if args.test else ["train", "val"])]
+        if not args.test:  # nothing is decoded before all that names can tell is checked
             latent = self.model.latent_shape(args.frame_H, args.frame_W)
-            self.feed = Feed(args, Dataset_Dance(mode="train", **data), latent, ranks, self.device)
+            self.feed = Feed(args, self.data[0], latent, ranks, self.device)
+        self.validation = self.data[-1].sequences
         graphed = args.cuda_graphs and ranks.size == 1
         self.update = Graphed(self.step, enabled=True) if graphed else self.step
         self.epoch, self.history, self.best_psnr, self.within, self.progress = 0, [], None, None, None
@@ -279,6 +280,7 @@ class Trainer:
         args, model = self.args, self.model
         size = sum(p.numel() for p in model.parameters())
         lines = [
+            *(data.describe() + "." for data in self.data),
             f"Model: {args.arch}, {size:,} parameters, {args.frame_H}x{args.frame_W} frames; {self.device.type}, "
             f"{str(self.dtype).removeprefix('torch.')}, preset {args.preset}.",
             self.feed.schedules.describe(),

@@ -48,7 +48,10 @@ class Feed:
     ):
         self.args, self.data, self.latent, self.ranks, self.device = args, data, latent, ranks, device
         self.batch_size = args.batch_size * ranks.size  # of all processes
-        windows = [len(data.windows(data_share(args, epoch))) for epoch in range(args.num_epoch)]
+        shares = [data_share(args, epoch) for epoch in range(args.num_epoch)]
+        for part in dict.fromkeys(shares):
+            data.check_share(part, "--partial" if part == args.partial else "--partial times --fast_partial")
+        windows = [len(data.windows(part)) for part in shares]
         self.steps = [args.epoch_steps or max(1, count // self.batch_size) for count in windows]
         self.schedules = Schedules(args, self.steps)
         self.frames, self.poses = keep_on(device, data.frames, data.poses)
