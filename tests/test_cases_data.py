@@ -433,6 +433,19 @@ def test_no_locks_and_no_reserving_of_space(tmp_path, monkeypatch, capsys):
     assert levels(make(tmp_path, cache_dir=tmp_path / "other").frames) == [*range(8)]
 
 
+def test_another_process_that_was_faster_on_windows(tmp_path, monkeypatch):
+    """There a file that is mapped cannot be replaced: the other's is taken."""
+    replace = os.replace
+
+    def refuse(source, target):
+        replace(source, target)
+        raise PermissionError(13, "Access is denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    write_numbered(tmp_path, "train", range(8))
+    assert levels(make(tmp_path).frames) == [*range(8)]
+
+
 @pytest.fixture
 def closed(monkeypatch):
     """Folders called "closed" cannot be listed, as if they were somebody else's."""
@@ -455,6 +468,9 @@ def test_neighbours_that_cannot_be_listed_are_passed_over(tmp_path, closed):
     (tmp_path / "empty" / "closed").mkdir(parents=True)
     with pytest.raises(InputError, match="holds no train/train_img.*cannot look into .*closed"):
         find_root(tmp_path / "empty")
+    with pytest.raises(InputError, match="data.zip: not a folder"):
+        (tmp_path / "data.zip").touch()
+        find_root(tmp_path / "data.zip")
 
 
 @pytest.mark.parametrize("given, kept", [
