@@ -298,6 +298,10 @@ def test_transparency_hides_nothing(tmp_path, picture, background, line):
 def test_other_kinds_of_pictures(tmp_path):
     skeleton((0, 0, 0, 255), (200, 0, 0, 255)).convert("RGB").convert("CMYK").save(tmp_path / "1.jpg", quality=100)
     assert np.abs(read_picture(tmp_path / "1.jpg", 8, 8)[:, 0, 6].astype(int) - (200, 0, 0)).max() < 9
+    numbers = Image.fromarray(np.arange(32, dtype=np.uint8).reshape(4, 8))
+    numbers.putpalette([7, 7, 7] * 256)  # a map of body parts whose palette nobody filled in
+    numbers.save(tmp_path / "4.png")
+    assert np.array_equal(read_picture(tmp_path / "4.png", 4, 8)[0].ravel(), range(32))
     fractions = np.linspace(0, 1, 32, dtype="<f4").reshape(4, 8)
     (tmp_path / "2.ppm").write_bytes(b"Pf\n8 4\n-1.0\n" + fractions[::-1].tobytes())
     assert np.array_equal(read_picture(tmp_path / "2.ppm", 4, 8)[0], np.rint(fractions * 255))
