@@ -30,6 +30,7 @@ from modules.files import lock_file
 from modules.runtime import InputError
 
 CACHE_VERSION = 2
+BATCH = 256  # pictures that threads decode before they are written
 STALE = 3600  # seconds after which nobody writes to a temporary file any more
 
 
@@ -156,7 +157,7 @@ def decode_all(
                 file.seek(begin + len(files) * row)
                 file.write(json.dumps({"rows": rows, "broken": broken}).encode())
         if done:
-            os.replace(temporary, kept if stopped or faults else path)
+            replace(temporary, kept if stopped or faults else path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -202,7 +203,9 @@ def decode(
             return error
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        jobs, few = pool.map(read, places), len(places) < 500
+        # some at a time: what is decoded must not pile up in memory where the disk is slow
+        batches = (places[start : start + BATCH] for start in range(0, len(places), BATCH))
+        jobs, few = (picture for batch in batches for picture in pool.map(read, batch)), len(places) < 500
         bar = tqdm(jobs, total=len(places), desc=f"decode {name}", unit="picture", leave=False, disable=few)
         try:
             for i, picture in zip(places, bar, strict=True):
@@ -249,6 +252,14 @@ def remove_kept(kept: Path, files: list[Path]) -> None:
     if notes and not any(path not in here and os.path.exists(path) for path in notes["broken"]):
         with contextlib.suppress(OSError):
             kept.unlink()
+
+
+def replace(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except PermissionError:  # on Windows, where another process has made it meanwhile and mapped it
+        if not path.exists():
+            raise
 
 
 def remove_stale(folder: Path) -> None:
