@@ -95,8 +95,8 @@ def check_is_file(path: Path) -> None:
     lost = path  # the first part of the path that is not there
     while not os.path.isdir(lost.parent) and lost.parent != lost:
         lost = lost.parent
-    names = [entry.name for entry in entries(lost.parent)]
-    near = [name for name in names if name.lower().endswith(ENDINGS) and name.partition(".")[0] == lost.name]
+    names = [e.name for e in entries(lost.parent) if e.name.lower().endswith(ENDINGS) or os.path.isdir(e)]
+    near = [name for name in names if name.partition(".")[0] == lost.name]
     near = [lost.parent / name for name in near or difflib.get_close_matches(lost.name, names, 1)]
     meant = near[0] if near else lost.parent
     if os.path.isdir(meant):
@@ -121,7 +121,7 @@ def best_checkpoint(folder: Path) -> Path | None:
         return "best" in name, "last" in name, int(epoch[1]) if epoch else -1, os.path.getmtime(file)
 
     inside = entries(folder)
-    for files in (inside, [file for child in inside if os.path.isdir(child) for file in entries(child)]):
+    for files in (inside, [file for child in inside for file in entries(child)]):
         found = [file for file in files if file.name.lower().endswith(ENDINGS) and os.path.isfile(file)]
         if found:
             return max(found, key=worth)
