@@ -1,13 +1,12 @@
-"""Dataset_Dance: find, check, decode once, cut into clips and sequences. The one place that knows the folder layout.
+"""Dataset_Dance: find, check, decode once, cut into clips and sequences. Its folders: modules/data/layout.py.
 
-    DR/train/train_img/*.png   DR/train/train_label/*.png     frames and their pose pictures, the same file names
-    DR/val/val_img/*.png       DR/val/val_label/*.png
-    DR/test/test_img/<i>/*.png  (the first frame)   DR/test/test_label/<i>/*.png  (one pose per frame)
+Another data layout is another class. What the programs use of one: `frames`, `poses` (N, 3, H, W) uint8, `clips`,
+`clips_within(partial)`, `windows(partial)`, `check_share(partial)`, `sequences`, `decode()` and `describe()`.
 """
 
 import os
-import re
-from collections import Counter
+import sys
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +15,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from modules.data.picture_cache import cached_pictures, default_cache_dir
+from modules.data.layout import (
+    all_of,
+    find_root,
+    find_tests,
+    has_training,
+    mode_folder,
+    paired_files,
+    training_pictures,
+)
+from modules.data.pairing import Faults, find_clips, list_pictures
+from modules.data.picture_cache import UnreadablePictures, cached_pictures, default_cache_dir
 from modules.runtime import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-MAX_DIGITS = 15  # of a frame number
+__all__ = ["Dataset_Dance", "Sequence", "all_of", "find_clips", "find_root", "has_training", "list_pictures",
+           "training_pictures"]
+FEW = 3  # constant pictures that are no reason to warn, and
+FEW_SHARE = 0.02  # the share of a list that is none
+CONSTANT = 2  # levels between the darkest and the brightest value of a channel that shows nothing
 
 
 class Sequence(NamedTuple):
@@ -29,81 +41,21 @@ class Sequence(NamedTuple):
     name: str
     frames: Tensor  # (T, 3, H, W) uint8 in val; (1, 3, H, W), the first frame, in test
     poses: Tensor  # (T, 3, H, W) uint8; poses[0] belongs to the first frame
-
-
-def frame_number(path: Path) -> int:
-    """The last number in a file's name: frame000123.png -> 123."""
-    digits = re.findall("[0-9]+", path.stem)
-    if not digits or len(digits[-1]) > MAX_DIGITS:
-        kind = "a number of too many digits" if digits else "a file name without a number"
-        raise InputError(f"{path}: {kind}; expected names like frame000123.png")
-    return int(digits[-1])
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """The pictures of one folder in the order of their numbers. InputError if there are none or a number repeats."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: folder not found; expected the layout {layout_hint(folder)}")
-    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    files = [Path(entry.path) for entry in entries if entry.name.lower().endswith(SUFFIXES)]
-    if not files:
-        raise InputError(f"{folder}: no PNG pictures in it; expected frame000000.png, frame000001.png, …")
-    files.sort(key=lambda path: (frame_number(path), path.name))
-    for one, other in zip(files, files[1:], strict=False):
-        if frame_number(one) == frame_number(other):
-            raise InputError(f"{other}: has the same number as {one.name}; expected one picture per frame number")
-    return files
-
-
-def layout_hint(folder: Path) -> str:
-    """The part of the course's layout that `folder` belongs to, for messages."""
-    mode = next((part for part in ("train", "val", "test") if part in str(folder.name)), "train")
-    index = "<i>/" if mode == "test" else ""
-    return f"DR/{mode}/{mode}_img/{index}frameNNNNNN.png and DR/{mode}/{mode}_label/{index}frameNNNNNN.png"
-
-
-def find_root(root: str | Path) -> Path:
-    """The folder that holds train/, val/ and test/: `root`, or the one it is nested in (LAB4_Dataset/LAB4_Dataset)."""
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root}: folder not found; --DR is the folder that holds train/, val/ and test/")
-    inside = sorted(path for path in root.iterdir() if path.is_dir())
-    for candidate in [root, *inside, *(below for path in inside for below in sorted(path.iterdir()) if below.is_dir())]:
-        if any((candidate / mode / f"{mode}_img").is_dir() for mode in ("train", "val", "test")):
-            return candidate
-    raise InputError(f"{root}: holds no train/train_img, val/val_img or test/test_img; expected LAB4_Dataset's layout")
-
-
-def check_pairs(frames: list[Path], poses: list[Path]) -> None:
-    """Frames pair with poses by file name (without the ending); InputError names the first that has no partner."""
-    frame_names, pose_names = {path.stem: path for path in frames}, {path.stem: path for path in poses}
-    for name, path in frame_names.items():
-        if name not in pose_names:
-            raise InputError(f"{path}: has no pose picture; expected {poses[0].parent / name}.png")
-    for name, path in pose_names.items():
-        if name not in frame_names:
-            raise InputError(f"{path}: has no frame; expected {frames[0].parent / name}.png")
-
-
-def find_clips(numbers: list[int]) -> list[tuple[int, int]]:
-    """Cut sorted frame numbers into clips [begin, end): runs that go up by the step most common in the set."""
-    if len(numbers) < 2:
-        return [(0, len(numbers))]
-    steps = np.diff(numbers)
-    step = Counter(steps.tolist()).most_common(1)[0][0]
-    cuts = [0, *(np.flatnonzero(steps != step) + 1).tolist(), len(numbers)]
-    return list(zip(cuts, cuts[1:], strict=False))
+    numbers: tuple[int, ...] = ()  # T frame numbers, where they are known
 
 
 class Dataset_Dance(Dataset):
-    """One mode of a data set in the course's layout.
+    """One mode of a data set in the course's layout. Made from names alone; pictures are decoded when they are first
+    used, or by `decode()`.
 
     root: the data set, nested or not. mode: "train", "val" or "test".
     train_vi_len: frames of one training window; val_vi_len: at most so many frames of a validation sequence.
     partial: the leading share of the training frames to use, (0, 1].
+    skip_bad: leave out, as cuts, pictures without a partner or that cannot be read; else each is an InputError's line.
 
     "train": `frames` and `poses` are (N, 3, H, W) uint8, `clips` the [begin, end) runs without a cut; item i is the
-    i-th non-overlapping window, a pair (train_vi_len, 3, H, W). "val" and "test": item i is `sequences[i]`.
+    i-th non-overlapping window, a pair (train_vi_len, 3, H, W). "val" has these and `sequences`, "test" only these:
+    item i is `sequences[i]`.
     """
 
     def __init__(
@@ -117,35 +69,22 @@ class Dataset_Dance(Dataset):
         partial: float = 1.0,
         cache_dir: str | Path | None = None,
         workers: int | None = None,
+        skip_bad: bool = False,
     ):
-        self.mode, self.train_vi_len, self.partial = mode, train_vi_len, partial
-        size = (frame_H, frame_W, Path(cache_dir) if cache_dir else default_cache_dir(), workers or os.cpu_count() or 1)
-
-        def load(files: list[Path], name: str) -> Tensor:
-            # copy-on-write pages of the cache: torch wants a writable array, the file stays as it is
-            cached = cached_pictures(files, *size, name)
-            return torch.from_numpy(np.load(cached.filename, mmap_mode="c"))
-
-        folder = find_root(root) / mode
+        self.mode, self.train_vi_len, self.val_vi_len, self.partial = mode, train_vi_len, val_vi_len, partial
+        self.size, self.cache_dir, self.skip_bad = (frame_H, frame_W), cache_dir, skip_bad
+        self.workers = (os.cpu_count() or 1) if workers is None else max(1, workers)
+        self.folder, self.shares = mode_folder(root, mode), {partial: "--partial"}
         if mode == "test":
-            self.sequences = self._find_test(folder, load)
-            return
-        files = list_pictures(folder / f"{mode}_img")
-        pose_files = list_pictures(folder / f"{mode}_label")
-        check_pairs(files, pose_files)
-        self.frames, self.poses = load(files, f"{mode}_img"), load(pose_files, f"{mode}_label")
-        self.clips = find_clips([frame_number(path) for path in files])
-        if mode == "train" and not len(self.windows(partial)):
-            longest = max(end - begin for begin, end in self.clips_within(partial))
-            raise InputError(
-                f"{folder / 'train_img'}: the longest clip without a cut has {longest} frames (--partial {partial}); "
-                f"expected at least --train_vi_len {train_vi_len}"
-            )
-        if mode == "val":
-            self.sequences = self._cut_validation(val_vi_len)
+            self._tests = find_tests(self.folder, skip_bad)
+        else:
+            self._keys, self._frame_files, self._pose_files = paired_files(self.folder, mode, skip_bad)
+            self._cut()
 
     def __len__(self) -> int:
-        return len(self.windows(self.partial)) if self.mode == "train" else len(self.sequences)
+        if self.mode == "train":
+            return len(self.windows(self.partial))
+        return len(self.sequences)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor] | Sequence:
         if self.mode != "train":
@@ -153,10 +92,27 @@ class Dataset_Dance(Dataset):
         window = self.windows(self.partial)[i]
         return self.frames[window], self.poses[window]
 
+    @property
+    def frames(self) -> Tensor:
+        return self._pictures[0]
+
+    @property
+    def poses(self) -> Tensor:
+        return self._pictures[1]
+
+    @property
+    def clips(self) -> list[tuple[int, int]]:
+        if self.skip_bad:
+            self.decode()  # tells which pictures can be read
+        return self._clips
+
+    def decode(self) -> None:
+        """Decode all pictures, or map those that were. One InputError tells all that cannot be read."""
+        _ = self.sequences if self.mode == "test" else self._pictures
+
     def clips_within(self, partial: float) -> list[tuple[int, int]]:
         """The clips within the leading `partial` of the frames."""
-        limit = max(1, round(len(self.frames) * partial))
-        return [(begin, min(end, limit)) for begin, end in self.clips if begin < limit]
+        return self._within(self.clips, partial)
 
     def windows(self, partial: float) -> Tensor:
         """The template's order: indices (n, train_vi_len) of non-overlapping windows, none across a cut."""
@@ -164,31 +120,146 @@ class Dataset_Dance(Dataset):
         starts = [start for begin, end in self.clips_within(partial) for start in range(begin, end - T + 1, T)]
         return torch.tensor(starts, dtype=torch.long).reshape(-1, 1) + torch.arange(T)
 
-    def _cut_validation(self, val_vi_len: int) -> list[Sequence]:
-        """Non-overlapping sequences of val_vi_len frames from every clip; a shorter clip is one sequence."""
-        sequences = []
-        for begin, end in self.clips:
-            for start in range(begin, end, val_vi_len):
-                stop = min(start + val_vi_len, end)
-                if stop - start == val_vi_len or (start == begin and stop - start > 1):
-                    sequences.append(Sequence(f"val{len(sequences)}", self.frames[start:stop], self.poses[start:stop]))
-        if not sequences:
-            raise InputError("the validation set has no two frames in a row; expected val/val_img/frame000000.png, …")
-        return sequences
+    def check_share(self, partial: float, flag: str = "--partial") -> None:
+        """InputError if the leading `partial` of the frames holds no window of train_vi_len. Decodes nothing."""
+        self.shares[partial] = flag
+        longest = max(end - begin for begin, end in self._within(self._clips, partial))
+        if longest < self.train_vi_len:
+            raise InputError(
+                f"{self.folder / 'train_img'}: the longest clip without a cut has {longest} frames ({flag} {partial}); "
+                f"expected at least --train_vi_len {self.train_vi_len}"
+            )
 
-    @staticmethod
-    def _find_test(folder: Path, load) -> list[Sequence]:
-        """One Sequence per numbered folder of test_label, in the order of the numbers."""
-        labels = folder / "test_label"
-        if not labels.is_dir():
-            raise InputError(f"{labels}: folder not found; expected the layout {layout_hint(labels)}")
-        names = sorted((p.name for p in labels.iterdir() if p.is_dir() and re.fullmatch("[0-9]{1,9}", p.name)), key=int)
-        if not names:
-            raise InputError(f"{labels}: no test sequence; expected the layout {layout_hint(labels)}")
-        sequences = []
-        for name in names:
-            first, poses = list_pictures(folder / "test_img" / name), list_pictures(labels / name)
-            if len(poses) < 2:
-                raise InputError(f"{labels / name}: {len(poses)} pose; expected the first frame's and one more")
-            sequences.append(Sequence(name, load(first[:1], f"test_img/{name}"), load(poses, f"test_label/{name}")))
-        return sequences
+    def describe(self) -> str:
+        """One line: what there is, what of it is used, and, once decoded, how much of it shows nothing."""
+        if self.mode == "test":
+            lengths = [len(files.numbers) for files in self._tests]
+            some = ", ".join(map(str, lengths[:6])) + (", …" if lengths[6:] else "")
+            return f"test: {counted(len(lengths), 'sequence')} of {some} frames"
+        total = len(self._keys)
+        text = f"{self.mode}: {counted(total, 'frame')} in {counted(len(self._clips), 'clip')}"
+        if self.mode == "train":
+            lengths = [end - begin for begin, end in self._within(self._clips, self.partial)]
+            used = sum(length for length in lengths if length >= self.train_vi_len)
+            within = "" if self.partial == 1 else f" within the leading {self.partial:.0%}"
+            place = f"clips of at least {self.train_vi_len}{within}"
+        else:
+            used, place = sum(stop - start for start, stop in self._spans), counted(len(self._spans), "sequence")
+        text += f", {used:,} ({used / total:.0%}) used: in {place}"
+        if "_pictures" in self.__dict__:
+            constant = ((kind, share) for kind, share in self._constant.items() if share)
+            text += "".join(f"; {share:.1%} of the {kind} are constant" for kind, share in constant)
+        return text
+
+    def _cut(self) -> None:
+        """Find the clips, and check what is made of them."""
+        self._clips, begin = [], 0
+        for group in dict.fromkeys(group for group, _ in self._keys):  # each folder of pictures begins anew
+            numbers = [number for other, number in self._keys if other == group]
+            self._clips += [(begin + start, begin + stop) for start, stop in find_clips(numbers)]
+            begin += len(numbers)
+        if self.mode == "train":
+            for partial, flag in list(self.shares.items()):
+                self.check_share(partial, flag)
+        else:
+            self._spans = self._cut_validation()
+
+    def _within(self, clips: list[tuple[int, int]], partial: float) -> list[tuple[int, int]]:
+        limit = max(1, round(len(self._keys) * partial))
+        return [(begin, min(end, limit)) for begin, end in clips if begin < limit]
+
+    def _cut_validation(self) -> list[tuple[int, int]]:
+        """Non-overlapping sequences of val_vi_len frames from every clip; a shorter clip is one sequence."""
+        length, spans = self.val_vi_len, []
+        for begin, end in self._clips:
+            for start in range(begin, end, length):
+                stop = min(start + length, end)
+                if stop - start == length or (start == begin and stop - start > 1):
+                    spans.append((start, stop))
+        if not spans:
+            raise InputError("the validation set has no two frames in a row; expected val/val_img/frame000000.png, …")
+        return spans
+
+    def _load(self, files: list[Path], name: str) -> Tensor:
+        cache_dir = Path(self.cache_dir) if self.cache_dir else default_cache_dir()
+        cached = cached_pictures(files, *self.size, cache_dir, self.workers, name)
+        # copy-on-write pages of the cache: torch wants a writable array, the file stays as it is
+        return torch.from_numpy(np.load(cached.filename, mmap_mode="c"))
+
+    def _load_all(self, lists: dict[str, list[Path]]) -> tuple[dict[str, Tensor], set[Path]]:
+        """Load every list whose pictures can all be read. Also returned: the pictures that cannot be, if they are to be
+        skipped; else one InputError tells all of them."""
+        loaded, faults, broken = {}, Faults(), set()
+        for name, files in lists.items():
+            try:
+                loaded[name] = self._load(files, name)
+            except UnreadablePictures as error:
+                error.add_to(faults)
+                broken |= set(error.reasons)
+        faults.settle(self.skip_bad, "pictures that can be read")
+        return loaded, broken
+
+    @cached_property
+    def _pictures(self) -> tuple[Tensor, Tensor]:
+        """Frames and poses (N, 3, H, W)."""
+        kinds = {f"{self.mode}_img": self._frame_files, f"{self.mode}_label": self._pose_files}
+        loaded, broken = self._load_all({name: [files[key] for key in self._keys] for name, files in kinds.items()})
+        if broken:
+            self._keys = [key for key in self._keys if broken.isdisjoint(files[key] for files in kinds.values())]
+            if not self._keys:
+                raise InputError(f"{self.folder}: no frame with a pose can be read; expected PNG pictures")
+            self._cut()
+            loaded, _ = self._load_all({name: [files[key] for key in self._keys] for name, files in kinds.items()})
+        frames, poses = loaded.values()
+        self._constant = {"frames": warn_if_constant(frames, self.folder / f"{self.mode}_img"),
+                          "poses": warn_if_constant(poses, self.folder / f"{self.mode}_label")}
+        return frames, poses
+
+    @cached_property
+    def sequences(self) -> list[Sequence]:
+        if self.mode != "test":
+            self.decode()
+            return [
+                Sequence(f"val{i}", self.frames[start:stop], self.poses[start:stop],
+                         tuple(number for _, number in self._keys[start:stop]))
+                for i, (start, stop) in enumerate(self._spans)
+            ]
+        firsts = {f"test_img/{files.name}": [files.first] for files in self._tests}
+        poses = {f"test_label/{files.name}": files.poses for files in self._tests}
+        loaded, broken = self._load_all(firsts | poses)
+        self._tests = [files for files in self._tests if files.first not in broken]
+        for files in self._tests:
+            name = f"test_label/{files.name}"
+            if name not in loaded:  # in place of a pose the one before it, so that the sequence keeps its length
+                good = [path for path in files.poses if path not in broken]
+                if not good:
+                    raise InputError(f"{self.folder / name}: no pose can be read; expected PNG pictures")
+                stand_in, chosen = good[0], []
+                for path in files.poses:
+                    stand_in = stand_in if path in broken else path
+                    chosen.append(stand_in)
+                loaded[name] = self._load(chosen, name)
+            warn_if_constant(loaded[name], self.folder / name)
+        if not self._tests:
+            raise InputError(f"{self.folder / 'test_img'}: no first frame can be read; expected PNG pictures")
+        return [
+            Sequence(files.name, loaded[f"test_img/{files.name}"], loaded[f"test_label/{files.name}"], files.numbers)
+            for files in self._tests
+        ]
+
+
+def warn_if_constant(pictures: Tensor, folder: Path) -> float:
+    """The share of pictures (N, 3, H, W) that show one colour only; a warning if that is more than a few."""
+    counts = []
+    for part in pictures.split(4096):
+        low, high = part.flatten(2).min(dim=2).values, part.flatten(2).max(dim=2).values
+        counts.append(int((high - low <= CONSTANT).all(dim=1).sum()))
+    count, share = sum(counts), sum(counts) / len(pictures)
+    if share > FEW_SHARE and (count > FEW or count == len(pictures)):
+        part = f"{count:,} of {len(pictures):,} pictures ({share:.0%})"
+        print(f"warning: {folder}: {part} show one colour only; are they as they should be?", file=sys.stderr)
+    return share
+
+
+def counted(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"

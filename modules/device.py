@@ -22,9 +22,13 @@ def random_generator(device: torch.device | str, *parts: int) -> torch.Generator
 
 
 def pick_device(name: str | None) -> torch.device:
-    """`cuda` or `cpu` as asked for; by default CUDA if there is one, else the CPU with one line that says so."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no CUDA GPU here; use --device cpu or leave the flag out")
+    """cuda, cuda:N or cpu as asked for; by default CUDA if there is one, else the CPU with one line that says so."""
+    if name and name != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: torch finds no CUDA GPU here; use --device cpu or leave the flag out")
+    if name and name.startswith("cuda:"):
+        if int(name[5:]) >= torch.cuda.device_count():
+            raise InputError(f"--device {name}: torch finds {torch.cuda.device_count()} GPUs here, counted from cuda:0")
+        torch.cuda.set_device(name)
     if name is None and not torch.cuda.is_available():
         print("No CUDA GPU found: running on the CPU.")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

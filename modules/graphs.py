@@ -1,4 +1,4 @@
-"""Speed on a GPU: small kernels recorded once and replayed as a CUDA graph; boxes fused with torch.compile on request.
+"""Speed on a GPU, on request (--cuda_graphs): small kernels recorded once and replayed as a CUDA graph.
 
 Predicting a frame of 32x64 takes about a hundred kernels of a few microseconds each, less than launching them from
 Python takes. A graph launches all of them at once. On the CPU everything here is the plain function.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 WARM_UP = 3  # plain calls before recording: they choose kernels and create the optimizers' state
@@ -77,14 +77,3 @@ class Graphed:
         with torch.cuda.graph(graph, stream=self.stream):
             outputs = self.function(*inputs, **named)
         return Recording(graph, static, outputs)
-
-
-def compile_boxes(model: nn.Module) -> None:
-    """torch.compile every box of the model in place; where there is no working compiler, one line and no change."""
-    try:
-        torch.compile(lambda x: 2 * x + 1)(torch.ones(8, device=next(model.parameters()).device))
-    except Exception as error:  # whatever a missing compiler makes of it
-        print(f"No torch.compile here ({type(error).__name__}): going on without.", file=sys.stderr)
-        return
-    for box in model.children():
-        box.compile()

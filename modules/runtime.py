@@ -1,10 +1,16 @@
 """What every program starts with: errors of one line, exit codes, memory. It imports nothing slow, so --help need not
 wait."""
 
+import contextlib
 import ctypes
+import os
+import signal
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
+# what terminals (Ctrl-C, a closed window, Ctrl-Backslash, Ctrl-Break on Windows) and schedulers send to end a job
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+END_SIGNALS = tuple(getattr(signal, name) for name in ENDING if hasattr(signal, name))
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory")  # what torch's allocators say
 MESSAGE_LENGTH = 600  # characters of an error's line
 
@@ -13,14 +19,15 @@ class InputError(Exception):
     """Something the user gave is wrong. The message is one line: what, where, and what was expected."""
 
 
-def run_program(main) -> None:
-    """Call `main()`. What the user or the machine can mend is one line on stderr and exit code 2, without a traceback:
-    an InputError, a file that cannot be read or written, too little memory. Ctrl-C gives exit code 130."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold anything
+def run_program(main, *arguments):
+    """Call and return `main(*arguments)`. What the user or the machine can mend is one line on stderr and exit code 2,
+    without a traceback: an InputError, a file that cannot be read or written, too little memory. Ctrl-C gives exit code
+    130. Output that nobody reads any more ends nothing."""
+    if not isinstance(sys.stdout, Output):
+        sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     keep_freed_memory()
     try:
-        main()
+        return main(*arguments)
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -32,6 +39,34 @@ def run_program(main) -> None:
         if not is_out_of_memory(error):
             raise
         fail("out of memory: lower --batch_size or --train_vi_len in training, else --frame_H and --frame_W")
+
+
+class Output:
+    """stdout or stderr that may go away (`| head`, a closed terminal): from then on what is written is dropped."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold anything
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, call, *arguments) -> None:
+        try:
+            call(*arguments)
+        except (OSError, ValueError):  # a broken pipe, a terminal that has hung up, a closed file
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())  # what is buffered goes there at exit
+                os.close(nowhere)
 
 
 def keep_freed_memory(keep: bool = True) -> None:

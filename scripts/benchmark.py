@@ -35,7 +35,7 @@ from modules.score.evaluate import predict
 from modules.show.figures import draw_benchmark
 from modules.show.runs import describe_environment
 from modules.train.distributed import Ranks
-from modules.train.windows import Plan
+from modules.train.feed import Plan
 from Trainer import Trainer
 
 PRESETS = {"template": "template", "multiscale": "best"}

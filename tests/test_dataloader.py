@@ -23,7 +23,9 @@ def root(tmp_path):
 
 def load(root, mode="train", **flags):
     flags = {"frame_H": 4, "frame_W": 8, "train_vi_len": 4, "cache_dir": root / "cache", "workers": 2} | flags
-    return Dataset_Dance(root, mode, **flags)
+    data = Dataset_Dance(root, mode, **flags)
+    data.decode()
+    return data
 
 
 def test_frames_pair_with_their_poses_in_the_order_of_the_numbers(root):

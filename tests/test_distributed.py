@@ -14,8 +14,8 @@ from modules.model.checkpoint import load_checkpoint
 from modules.train.distributed import Ranks
 
 # carried frames, teacher forcing by coin, a posterior for one clip of the whole batch, Muon, an average
-TINY = [*SMALL, "--arch", "template", "--device", "cpu", "--precision", "fp32", "--tfr", 0.5, "--tf_per", "sample",
-        "--ema", 0.5, "--lr", 1e-3, "--val_vi_len", 4, "--pose_erase", 0.5]
+TINY = [*SMALL, "--arch", "template", "--device", "cpu", "--precision", "fp32", "--tfr", 0.5,
+        "--ema", 0.5, "--lr", 1e-3, "--val_vi_len", 4]
 
 
 def start(*flags):

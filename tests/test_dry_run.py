@@ -12,11 +12,12 @@ from modules.options import parse_tester, parse_trainer
 from modules.runtime import InputError
 from modules.show.board import CURVES, TAGS, Board
 from modules.show.runs import read_history
-from modules.train.dry_run import schedule_table
+from modules.train.schedules import LR_MIN
+from Trainer import planned
 
 
 def table(*flags):
-    return schedule_table(parse_trainer(["--save_root", "x", "--dry_run", *map(str, flags)]))
+    return planned(parse_trainer(["--save_root", "x", "--dry_run", *map(str, flags)])).table()
 
 
 def test_dry_run_needs_no_data_and_trains_nothing(tmp_path):
@@ -42,13 +43,15 @@ def test_schedules_by_hand():
     rows = table("--preset", "template", "--num_epoch", 20, "--kl_anneal_cycle", 2, "--kl_anneal_ratio", 0.5)
     assert [row["beta"] for row in rows[:10]] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1])
     assert [row["beta"] for row in rows[10:12]] == [0, 0.25]
-    assert [row["tfr"] for row in rows] == [1.0] * 10 + [0.9] * 10
+    assert [row["tfr"] for row in rows] == [1.0] * 11 + [pytest.approx(1 - 0.1 * n) for n in range(1, 10)]
+    every = table("--preset", "report", "--num_epoch", 20)
+    assert [row["tfr"] for row in every] == [1.0] * 10 + [0.9] * 10
     assert {row["steps"] for row in rows} == {23410 // 16 // 2}
     fast = table("--preset", "report")
     assert fast[9]["steps"] == int(23410 * 0.4) // 16 // 4 and fast[10]["steps"] == 23410 // 16 // 4
-    cosine = table("--lr_schedule", "cosine", "--lr", 0.01, "--lr_min", 0.001, "--num_epoch", 8, "--warmup_steps", 0)
-    assert cosine[-1]["lr"] == pytest.approx(0.001)
-    assert cosine[3]["lr"] == pytest.approx(0.0055, rel=0.01), "half way down after half of the steps"
+    cosine = table("--lr_schedule", "cosine", "--lr", 0.01, "--num_epoch", 8, "--warmup_steps", 0)
+    assert cosine[-1]["lr"] == pytest.approx(LR_MIN)
+    assert cosine[3]["lr"] == pytest.approx(0.005, rel=0.01), "half way down after half of the steps"
 
 
 def test_dry_run_equals_what_training_writes(trained):
@@ -58,11 +61,10 @@ def test_dry_run_equals_what_training_writes(trained):
         assert [row[column] for row in planned] == pytest.approx([row[column] for row in written]), column
 
 
-def test_data_are_still_needed_otherwise(capsys):
+def test_data_are_still_needed_otherwise():
     for parse in (parse_trainer, parse_tester):
-        with pytest.raises(SystemExit):
+        with pytest.raises(InputError, match="--DR is needed"):
             parse(["--save_root", "x"])
-        assert "required: --DR" in capsys.readouterr().err
 
 
 def test_tensorboard_holds_the_scalars_strips_and_curves(dance, tmp_path):

@@ -1,16 +1,14 @@
-"""Recorded, compiled and plain calls give the same numbers."""
-
-import shutil
+"""Recorded and plain calls give the same numbers."""
 
 import pytest
 import torch
-from conftest import SMALL, run_inside
+from conftest import SMALL
 from tape import STAND_INS
 
-from modules.graphs import WARM_UP, Graphed, compile_boxes
-from modules.model.checkpoint import load_checkpoint
-from modules.model.multiscale import Gaussian_Predictor
+from modules.graphs import WARM_UP, Graphed
 from modules.model.vae import VAE_Model
+from modules.options import parse_trainer
+from Trainer import Trainer
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
@@ -22,9 +20,6 @@ def device(request, monkeypatch):
         return "cuda"
     for name, stand_in in STAND_INS.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    inside = "modules.model.vae.Graphed"
-    monkeypatch.setattr(inside, lambda function, enabled: Graphed(function, not torch.is_grad_enabled()))
-    monkeypatch.setattr("Trainer.Graphed", lambda function, enabled: Graphed(function, True))
     return "cpu"
 
 
@@ -69,9 +64,9 @@ def test_a_recorded_rollout_equals_a_plain_one(device, arch, prior):
             parameter.add_(0.05 * torch.randn_like(parameter))  # some start at zero
     first, poses = torch.rand(2, 3, 8, 16).to(device), torch.rand(2, 90, 3, 8, 16).to(device)
     noise = torch.randn(2, 89, *model.latent_shape(8, 16)).to(device)
-    plain = model.rollout(first, poses, noise=noise).frames  # with gradients: not recorded
     with torch.no_grad():
-        recorded = model.rollout(first, poses, noise=noise).frames
+        steps = [Graphed(model.step, enabled) for enabled in (False, True)]
+        plain, recorded = (model.rollout(first, poses, noise=noise, step=step).frames for step in steps)
     torch.testing.assert_close(recorded, plain, rtol=1e-3, atol=1e-4)
 
 
@@ -86,42 +81,17 @@ def test_a_recorded_rollout_equals_a_plain_one(device, arch, prior):
     ],
     ids=lambda flags: " ".join(map(str, flags)),
 )
-def test_recorded_training_equals_plain_training(device, dance, tmp_path, flags, monkeypatch):
+def test_recorded_training_equals_plain_training(device, dance, tmp_path, flags):
     flags = [*SMALL, *flags, "--precision", "fp32", "--num_epoch", 3, "--epoch_steps", 6, "--batch_size", 4]
-    states, plain = [], lambda function, enabled: Graphed(function, False)
+    states, flags = [], [*flags, "--DR", dance, "--save_root", tmp_path, "--device", device]
     for recorded in (True, False):
-        if not recorded:
-            monkeypatch.setattr("Trainer.Graphed", plain)
-            monkeypatch.setattr("modules.model.vae.Graphed", plain)
-        folder = tmp_path / str(recorded)
-        result = run_inside("Trainer.py", "--DR", dance, "--save_root", folder, "--device", device, *flags)
-        assert result.returncode == 0 and "No CUDA graph" not in result.stderr, result.stderr
-        states.append(load_checkpoint(folder / "last.ckpt")["training"]["weights"])
+        trainer = Trainer(parse_trainer([*map(str, flags)]))
+        update = Graphed(trainer.step, enabled=recorded)
+        for epoch in range(3):
+            trainer.feed.begin(epoch)
+            for step in range(6):
+                trainer.feed.carry = update(trainer.feed.batch(step))[1]
+        assert bool(update.recordings) == recorded and update.enabled == recorded
+        states.append(trainer.model.state_dict())
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-2, atol=1e-4, msg=name)
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
-@torch.no_grad()
-def test_a_compiled_box_gives_the_plain_numbers_and_keeps_its_names():
-    torch.manual_seed(0)
-    model = torch.nn.ModuleDict({"box": Gaussian_Predictor(F_dim=16, D_out_dim=16, N_dim=4, informed=True)})
-    for parameter in model.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    inputs, names = [[torch.rand(2, 16, 4, 8)] for _ in range(2)], list(model.state_dict())
-    plain = model["box"](*inputs)
-    compile_boxes(model)
-    for one, other in zip(model["box"](*inputs), plain, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    assert list(model.state_dict()) == names
-
-
-def test_without_a_compiler_one_line_and_plain(monkeypatch, capsys):
-    def broken(*_):
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(torch, "compile", broken)
-    model = VAE_Model("multiscale", F_dim=16, L_dim=8, N_dim=4, D_out_dim=16)
-    compile_boxes(model)
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    assert model.rollout(torch.rand(1, 3, 8, 16), torch.rand(1, 2, 3, 8, 16)).frames.shape == (1, 1, 3, 8, 16)

@@ -19,10 +19,7 @@ from modules.model.vae import Rollout, VAE_Model
 from modules.options import parse_trainer
 from modules.score.evaluate import predict
 from modules.score.metrics import psnr
-from modules.train.distributed import Ranks
-from modules.train.draws import Draws
 from modules.train.optimizers import build_optimizers
-from modules.train.windows import template_plan
 from Trainer import Trainer
 
 FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",
@@ -246,18 +243,15 @@ def test_truth_is_read_in_every_form(dance, trained, tested, tmp_path):
     check_error(run_inside("Tester.py", "--DR", bare, *flags), "GT1.csv", "10 x 3 x 16 x 32")
 
 
-def test_report_rule_changes_target_with_the_coin():
+def test_report_rule_changes_target_with_the_coin(dance):
     """With teacher forcing off, the report's target is the previously generated frame, x_1 for the first."""
     torch.manual_seed(0)
-    args = parse_trainer(["--DR", "x", "--save_root", "x", "--preset", "report", "--kl_anneal_type", "None"])
+    flags = ["--DR", dance, "--save_root", "x", "--preset", "report", *SMALL, "--device", "cpu", "--precision", "fp32"]
+    args = parse_trainer([*map(str, flags)])
     protocol = args.batch_size, args.lr, args.num_epoch, args.fast_train_epoch, args.fast_partial
     assert protocol == (4, 1e-4, 61, 10, 0.4)
-    trainer = object.__new__(Trainer)
-    trainer.ranks = Ranks()
-    trainer.args, trainer.device, trainer.dtype, trainer.averaged = args, torch.device("cpu"), torch.float32, None
-    args.frame_H, args.frame_W, trainer.steps = 8, 8, [1]
-    frames = torch.rand(6, 3, 8, 8)
-    trainer.frames, trainer.poses = frames, torch.rand(6, 3, 8, 8)
+    assert (args.z_from, args.tf_decides, args.tfr_rule, args.kl_horizon) == ("prior", "target", "interval", 16)
+    trainer = Trainer(parse_trainer([*map(str, flags), "--kl_anneal_type", "None"]))
 
     class Constant(torch.nn.Module):
         """Predicts frames of the constant levels 0.1, 0.2, … and records what it was fed."""
@@ -266,23 +260,21 @@ def test_report_rule_changes_target_with_the_coin():
             super().__init__()
             self.level = torch.nn.Parameter(torch.tensor(0.1))
 
-        def latent_shape(self, height, width):
-            return (1,)
-
-        def rollout(self, first, poses, start, truth, noise, posterior_clips, feed_truth):
-            assert posterior_clips == 0 and feed_truth is False, "z from the prior, always its own last frame"
+        def rollout(self, first, poses, start, truth, noise, posterior_clips, z_from, feed_truth):
+            assert z_from == "prior" and feed_truth is False, "z from the prior, always its own last frame"
             levels = self.level * torch.arange(1, poses.shape[1]).reshape(1, -1, 1, 1, 1)
-            return Rollout(levels.expand(len(first), -1, 3, 8, 8), torch.ones(len(first), poses.shape[1] - 1, 1))
+            return Rollout(levels.expand(len(first), -1, 3, 16, 32), torch.ones(len(first), poses.shape[1] - 1, 1))
 
     trainer.model = Constant()
     trainer.optimizers = build_optimizers("Adam", trainer.model, 0.0, 0.0)
-    trainer.update, trainer.draws = trainer._update, Draws(args, trainer.ranks, trainer.device)
-    plan = template_plan(torch.arange(4)[None], steps=1, batch=1)
-    on = trainer.step(plan, 0, 0, beta=0.0, tfr=1.0, lr=0.0)
-    truth = np.mean([((frames[t] - 0.1 * t) ** 2).mean().item() for t in (1, 2, 3)])
-    assert on[1].item() == pytest.approx(truth, rel=1e-5)
-    off = trainer.step(plan, 0, 0, beta=0.0, tfr=0.0, lr=0.0)
-    previous = np.mean([((frames[0] - 0.1) ** 2).mean().item(), 0.01, 0.01])
+    trainer.feed.begin(0)
+    batch = trainer.feed.batch(0)._replace(lr=torch.tensor(0.0))
+    assert batch.target_is_truth and batch.noise[0].std() > 0.5, "tfr 1: the coin says the truth; every z is a sample"
+    frames = batch.frames / 255
+    truth = np.mean([((frames[:, t] - 0.1 * t) ** 2).mean().item() for t in (1, 2, 3)])
+    assert trainer.step(batch)[0][1].item() == pytest.approx(truth, rel=1e-5)
+    off = trainer.step(batch._replace(target_is_truth=False))[0]
+    previous = np.mean([((frames[:, 0] - 0.1) ** 2).mean().item(), 0.01, 0.01])
     assert off[1].item() == pytest.approx(previous, rel=1e-5)
 
 

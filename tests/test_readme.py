@@ -1,33 +1,65 @@
-"""The README explains every flag, and the scripts and commands that it names exist."""
+"""The README and docs/: what they name exists, what they quote is the code, the commands in them are taken."""
 
+import importlib.util
 import re
+import shlex
 
 import pytest
 from conftest import ROOT
 
-from modules import options
+from modules.options import parse_tester, parse_trainer
 
-README = (ROOT / "README.md").read_text()
-
-
-def test_every_flag_is_explained():
-    source = (ROOT / "modules/options.py").read_text()
-    flags = set(re.findall(r'add_argument\("(--\w+)"', source))
-    assert len(flags) > 50
-    assert not [flag for flag in sorted(flags) if f"`{flag}`" not in README]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]}
+PROGRAMS = {"Trainer.py": parse_trainer, "Tester.py": parse_tester}
 
 
-def test_presets_in_the_readme_are_those_of_the_code():
-    rows = {cells[1].split("`")[1]: [cell.strip() for cell in cells[2:5]]
-            for cells in (line.split("|") for line in README.splitlines() if line.startswith("| `--"))}
-    args = {preset: options.parse_trainer(["--DR", "x", "--save_root", "x", "--preset", preset])
-            for preset in ("template", "best", "report")}
-    for flag in ("--batch_size", "--lr", "--num_epoch", "--train_vi_len", "--F_dim", "--ema", "--posterior_share"):
-        for cell, parsed in zip(rows[flag], args.values(), strict=True):
-            assert float(cell or 0) == pytest.approx(float(getattr(parsed, flag[2:]))), flag
+def commands():
+    """Every command line of Trainer.py and Tester.py in a bash block: the program's name and its arguments."""
+    found = []
+    for text in PAGES.values():
+        for block in re.findall(r"```bash\n(.*?)```", text, re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                for i, word in enumerate(words):
+                    if word in PROGRAMS:
+                        found.append((word, words[i + 1 :]))
+    return found
 
 
-def test_named_files_exist():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    for path in links + re.findall(r"(?:bash|python) (scripts/\w+\.\w+)", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_files_exist(page):
+    for path in re.findall(r"\]\((?!http)([^)#]+)", PAGES[page]):
+        assert (page.parent / path).exists(), path
+    for path in re.findall(r"(?:bash|python3?) ([\w/]+\.(?:py|sh))", PAGES[page]):
         assert (ROOT / path).exists(), path
+
+
+def test_every_file_has_its_line():
+    paths = [path for folder in ("modules", "scripts") for path in ROOT.glob(f"{folder}/**/*.py")]
+    files = [path.relative_to(ROOT).as_posix() for path in paths if path.stat().st_size]  # but empty __init__.py
+    named = re.findall(r"^((?:modules|scripts)/[\w/]+\.py)  +\S", README, re.M)
+    assert sorted(named) == sorted(files)
+
+
+def test_a_front_page_is_short_and_finished():
+    assert len(README.splitlines()) <= 200
+    assert "TODO" not in README
+
+
+@pytest.mark.parametrize("program, arguments", commands())
+def test_commands_are_taken(program, arguments):
+    PROGRAMS[program](arguments)
+
+
+def test_quoted_step_is_the_code():
+    lines = iter([line.strip() for line in (ROOT / "Trainer.py").read_text(encoding="utf-8").splitlines()])
+    quoted = re.search(r"```python\n(.*?)```", README, re.S).group(1).splitlines()
+    assert not [line for line in quoted if line.strip() not in lines]  # `in` moves on in lines: the order counts too
+
+
+def test_page_of_flags_is_what_the_script_writes():
+    spec = importlib.util.spec_from_file_location("flags", ROOT / "scripts" / "flags.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert (ROOT / "docs/flags.md").read_text(encoding="utf-8") == script.markdown(), "run scripts/flags.py"

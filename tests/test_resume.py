@@ -19,7 +19,7 @@ from modules.train.resume import Stops, claim_folder
 
 # a tiny run with everything that has a state: carried frames, Muon and AdamW, an average, teacher forcing by coin
 TINY = [*SMALL, "--arch", "template", "--batch_size", 2, "--device", "cpu", "--precision", "fp32", "--tfr", 0.5,
-        "--tf_per", "sample", "--warmup_steps", 2, "--val_every", 2, "--per_save", 2, "--ema", 0.5]
+        "--warmup_steps", 2, "--val_every", 2, "--per_save", 2, "--ema", 0.5]
 EXACT = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")  # the other columns are clock times
 
 
@@ -118,7 +118,7 @@ def test_a_second_signal_quits_at_once(dance, tmp_path):
             assert line, "ended before its first step"
         check_error(run_inside("Trainer.py", *flags), "run: another process is writing to it")
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        time.sleep(1.2)
         assert process.poll() is None
         begin = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -212,8 +212,9 @@ def test_a_step_that_is_not_finite_changes_nothing(dance, tmp_path, monkeypatch,
 def test_too_many_broken_steps_stop_the_run_and_keep_the_checkpoint(dance, tmp_path, monkeypatch):
     flags = ["--DR", dance, *TINY, "--num_epoch", 9, "--epoch_steps", 2, "--save_root", tmp_path]
     break_steps(monkeypatch, range(3, 1000))
-    result = run_inside("Trainer.py", *flags, "--max_bad_steps", 3)
-    check_error(result, "3 steps in a row", "--max_bad_steps 3", "last.ckpt is as before", "--lr")
+    monkeypatch.setattr("modules.train.resume.MAX_BAD_STEPS", 3)
+    result = run_inside("Trainer.py", *flags)
+    check_error(result, "3 steps in a row", "last.ckpt is as before", "--lr")
     assert [row[0] for row in rows(tmp_path)] == ["0", "1"], "the streak goes on from one epoch to the next"
     assert load_checkpoint(tmp_path / "last.ckpt")["last_epoch"] == 1
 
@@ -225,7 +226,7 @@ def test_weights_that_overflow_are_not_saved(dance, tmp_path):
     assert run_inside("Trainer.py", *flags, "--lr", 1e-3).returncode == 0
     before = (tmp_path / "last.ckpt").read_bytes()
     check_error(
-        run_inside("Trainer.py", *flags, "--num_epoch", 2, "--epoch_steps", 30, "--max_bad_steps", 5, "--lr", 1e9),
+        run_inside("Trainer.py", *flags, "--num_epoch", 2, "--epoch_steps", 30, "--lr", 1e9),
         "last.ckpt is as before", "--lr",
     )
     assert (tmp_path / "last.ckpt").read_bytes() == before
@@ -246,14 +247,20 @@ def test_out_of_memory_says_which_flag_to_lower(dance, tmp_path, monkeypatch, er
 def test_a_signal_that_another_process_noted_first_is_not_a_second_one(monkeypatch):
     class Peers(Ranks):
         def highest(self, value):
-            return max(value, signal.SIGTERM)  # another process has noted it, this one not yet
+            return max(value, Stops.SAVE + signal.SIGTERM)  # another process has noted it, this one not yet
 
-    ends = []
+    ends, now = [], [0.0]
     monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stops = Stops(save_minutes=10, ranks=Peers())
     assert stops.save_now()
     stops._note(signal.SIGTERM, None)
     assert not ends, "its own first"
+    stops._note(signal.SIGTERM, None)
+    assert not ends, "at the same moment: one event that was told twice"
+    now[0] = 2.0
+    stops._note(signal.SIGHUP, None)
+    assert not ends, "a closing terminal is nobody's impatience"
     stops._note(signal.SIGTERM, None)
     assert ends == [143]
     with pytest.raises(SystemExit, match="143"):

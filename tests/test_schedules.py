@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from modules.runtime import InputError
-from modules.train.schedules import frange_cycle_linear, kl_annealing, kl_type, learning_rate, teacher_forcing_ratio
+from modules.train.schedules import (
+    LR_MIN,
+    frange_cycle_linear,
+    kl_annealing,
+    kl_type,
+    learning_rate,
+    spell,
+    teacher_forcing_ratio,
+)
 
 
 def betas(kind, n, **flags):
@@ -67,22 +75,29 @@ def test_unknown_spelling_is_named():
 
 
 def test_teacher_forcing_by_hand():
-    table = [teacher_forcing_ratio(epoch, 1.0, 10, 0.1) for epoch in range(130)]
+    table = [teacher_forcing_ratio(epoch, 1.0, 10, 0.1, "interval") for epoch in range(130)]
     assert table[:10] == [1.0] * 10, "no decay at epoch 0"
     assert table[10:12] == [0.9, 0.9]
     assert table[60] == 0.4
     assert table[99] == 0.1
     assert table[100:] == [0.0] * 30, "never negative"
+    start = [teacher_forcing_ratio(epoch, 1.0, 20, 0.05) for epoch in range(99)]
+    assert start[:21] == [1.0] * 21 and start[21] == 0.95 and start[39] == 0.05 and start[40:] == [0.0] * 59
+    assert spell(start) == "1 until epoch 20, 0 from epoch 40"
+
+
+def test_ramps_longer_than_a_cycle_are_cut_off():
+    assert frange_cycle_linear(8, 0, 1, 2, 2.0).tolist() == pytest.approx([0, 1 / 7, 2 / 7, 3 / 7] * 2)
 
 
 def test_learning_rates_by_hand():
     def cosine(step):
-        return learning_rate("cosine", 1e-3, 0, step, 101, 0, 1e-5)
+        return learning_rate("cosine", 1e-3, 0, step, 101, 0)
 
     assert cosine(0) == pytest.approx(1e-3)
-    assert cosine(50) == pytest.approx((1e-3 + 1e-5) / 2)
-    assert cosine(100) == pytest.approx(1e-5)
-    assert [learning_rate("multistep", 1.0, epoch, 0, 0, 0, 0) for epoch in range(7)] == pytest.approx(
+    assert cosine(50) == pytest.approx((1e-3 + LR_MIN) / 2)
+    assert cosine(100) == pytest.approx(LR_MIN)
+    assert [learning_rate("multistep", 1.0, epoch, 0, 0, 0) for epoch in range(7)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.1, 0.01, 0.01]
     )
-    assert [learning_rate("constant", 1.0, 0, step, 10, 3, 0) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert [learning_rate("constant", 1.0, 0, step, 10, 3) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from dataloader import Sequence
 from modules.model.layers import gaussian_kl, reparameterise, split_gaussian
 from modules.model.vae import POSE_CHUNK, VAE_Model
+from modules.score.evaluate import predict
 
 MODELS = [("template", "standard"), ("template", "learned"), ("multiscale", "standard"), ("multiscale", "learned")]
 
@@ -82,32 +85,31 @@ def test_rollout_feeds_its_own_last_frame(model):
 
 
 @torch.no_grad()
-def test_teacher_forcing_feeds_the_true_frame_where_it_says_so(model):
+def test_teacher_forcing_feeds_the_true_frames(model):
     frames, poses = clip()
-    feed = torch.zeros(2, 4, dtype=torch.bool)
-    feed[0, 1] = True  # sequence 0: after predicting frame 3, feed the true frame 3
-    forced = model.rollout(frames[:, 0], poses, truth=frames, feed_truth=feed).frames
-    free = model.rollout(frames[:, 0], poses).frames
-    torch.testing.assert_close(forced[1], free[1])
-    torch.testing.assert_close(forced[0, :2], free[0, :2])
-    expected = model.rollout(frames[:1, 0], poses[:1, 2:], start=frames[:1, 2]).frames
-    torch.testing.assert_close(forced[:1, 2:], expected)
+    forced = model.rollout(frames[:, 0], poses, truth=frames, feed_truth=True).frames
+    for t in range(1, 5):  # frame t + 1 is made from the true frame t
+        expected = model.rollout(frames[:, 0], poses[:, t - 1 : t + 1], start=frames[:, t - 1]).frames
+        torch.testing.assert_close(forced[:, t - 1 : t], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("posterior_clips", [0, 1, 3])
-def test_teacher_forcing_throughout_is_one_batch_with_the_numbers_of_step_after_step(model, posterior_clips):
+def test_teacher_forcing_is_one_batch_with_the_numbers_of_step_after_step(model, posterior_clips, monkeypatch):
     frames, poses = clip(B=3)
     noise, given = torch.randn(3, 4, *model.latent_shape(8, 16)), torch.rand(3, 3, 8, 16)
     results = []
-    for feed in (True, torch.ones(3, 4, dtype=torch.bool)):
+    for step_after_step in (False, True):
+        monkeypatch.setattr(model, "recurrent_prior", step_after_step)  # each of its steps waits for the one before
         out = model.rollout(
             frames[:, 0], poses, start=given, truth=frames, noise=noise, posterior_clips=posterior_clips,
-            feed_truth=feed,
+            feed_truth=True,
         )
         model.zero_grad()
         (out.frames.square().mean() + out.kl.mean()).backward()
-        results.append((*out, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
-    assert results[0][1].shape == (posterior_clips or 3, 4, *model.latent_shape(8, 16))
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        results.append((out.frames, out.kl, gradients))
+    assert results[0][1].shape == (3, 4, *model.latent_shape(8, 16))
+    assert not results[0][1][posterior_clips:].any()
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
@@ -126,7 +128,9 @@ def test_posterior_sees_the_frame_it_predicts_and_the_prior_does_not(model):
     frames, poses = clip()
     changed = frames.clone()
     changed[:, 4] = 1 - changed[:, 4]
-    free, free_changed = (model.rollout(x[:, 0], poses, truth=x) for x in (frames, changed))
+    free, free_changed = (
+        model.rollout(x[:, 0], poses, truth=x, posterior_clips=2, z_from="prior") for x in (frames, changed)
+    )
     assert torch.equal(free.frames, free_changed.frames), "z of the prior must not know the true frame"
     assert not torch.equal(free.kl[:, 3], free_changed.kl[:, 3])
     told, told_changed = (model.rollout(x[:, 0], poses, truth=x, posterior_clips=2) for x in (frames, changed))
@@ -142,7 +146,7 @@ def test_only_the_leading_clips_see_the_posterior(model):
     mixed = model.rollout(frames[:, 0], poses, truth=frames, noise=noise, posterior_clips=1)
     told = model.rollout(frames[:, 0], poses, truth=frames, noise=noise, posterior_clips=3)
     mean = model.rollout(frames[:, 0], poses)
-    assert mixed.kl.shape == (1, 4, *model.latent_shape(8, 16))
+    assert mixed.kl.shape == (3, 4, *model.latent_shape(8, 16)) and not mixed.kl[1:].any()
     torch.testing.assert_close(mixed.frames[0], told.frames[0])
     torch.testing.assert_close(mixed.frames[1:], mean.frames[1:])
     torch.testing.assert_close(mixed.kl[0], told.kl[0])
@@ -161,7 +165,7 @@ def test_start_is_the_last_frame_of_the_first_step_only(model):
 def test_prediction_never_computes_the_posterior(model, monkeypatch):
     monkeypatch.setattr(model.Gaussian_Predictor, "forward", None)
     frames, poses = clip()
-    assert model.rollout(frames[:, 0], poses).kl is None
+    assert not model.rollout(frames[:, 0], poses).kl.any()
 
 
 def test_posterior_without_truth_is_refused(model):
@@ -175,3 +179,52 @@ def test_uint8_pictures_are_read_as_zero_to_one(model):
     frames, poses = (x.mul(255).round().to(torch.uint8) for x in clip())
     torch.testing.assert_close(model.rollout(frames[:, 0], poses).frames,
                                model.rollout(frames[:, 0] / 255, poses / 255).frames)
+
+
+class RecurrentPrior(VAE_Model):
+    """A prior with a memory, as in Denton & Fergus 2018: what the model alone must change for it."""
+
+    recurrent_prior = True
+
+    def __init__(self):
+        super().__init__(F_dim=16, L_dim=8, N_dim=4, D_out_dim=16, prior="learned")
+        self.memory = nn.Conv2d(8, 4, 1)
+
+    def prior_step(self, last_features, pose, state):
+        mu, logvar, _ = super().prior_step(last_features, pose, None)
+        mu = self.memory(torch.cat([mu, torch.zeros_like(mu) if state is None else state], dim=1))
+        return mu, logvar, mu
+
+
+@pytest.mark.parametrize("feed_truth", [False, True])
+def test_a_recurrent_prior_is_a_matter_of_the_model_alone(feed_truth):
+    torch.manual_seed(0)
+    model = RecurrentPrior()
+    frames, poses = torch.rand(2, 2, 5, 3, 8, 8)
+    out = model.rollout(frames[:, 0], poses, truth=frames, posterior_clips=2, feed_truth=feed_truth)
+    out.kl.sum().backward()
+    assert model.memory.weight.grad[:, 4:].abs().sum() > 0, "the KL of later frames reaches the memory"
+    whole = model.rollout(frames[:, 0], poses)
+    before = model.rollout(frames[:, 0], poses[:, :3])
+    after = model.rollout(frames[:, 0], poses[:, 2:], start=before.frames[:, -1], state=before.state)
+    torch.testing.assert_close(torch.cat([before.frames, after.frames], dim=1), whole.frames)
+
+
+def test_unequal_sequences_are_predicted_as_alone_and_cost_their_frames():
+    torch.manual_seed(0)
+    model = VAE_Model(F_dim=16, L_dim=8, N_dim=4, D_out_dim=16).eval()
+    calls, step = [], model.step
+    model.step = lambda first, *rest, **named: calls.append(len(first)) or step(first, *rest, **named)
+    lengths = [3, 9, 3, 5]
+    sequences = [Sequence(str(i), torch.rand(1, 3, 8, 8), torch.rand(T, 3, 8, 8)) for i, T in enumerate(lengths)]
+    for num_samples in (0, 2):
+        together = predict(model, sequences, torch.float32, num_samples=num_samples)
+        assert [film.shape[1] for film in together] == lengths
+        alone = predict(model, sequences[:1], torch.float32, num_samples=num_samples)
+        torch.testing.assert_close(together[0], alone[0], rtol=1e-4, atol=1e-4)
+        padded = model.rollout(torch.cat([s.frames for s in sequences]), torch.stack([
+            torch.cat([s.poses, s.poses[-1:].expand(9 - len(s.poses), -1, -1, -1)]) for s in sequences]))
+        if not num_samples:
+            for film, frames in zip(together, padded.frames, strict=True):
+                torch.testing.assert_close(film[0, 1:], frames[: film.shape[1] - 1].clamp(0, 1), rtol=1e-4, atol=1e-4)
+    assert calls[:8] == [4, 4, 2, 2, 1, 1, 1, 1]

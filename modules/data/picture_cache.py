@@ -1,81 +1,114 @@
 """Decode and resize a list of pictures once, into a uint8 array on disk that later starts only map.
 
 The file is keyed on everything it was made from (paths, sizes, modification times, H x W) and written atomically. A
-lock lets one process decode while others that want the same pictures wait. Pictures may come from anybody.
+lock lets one process decode while others that want the same pictures wait. Where some pictures cannot be read, or the
+work is interrupted, the others are kept aside and are not decoded again.
 """
 
+import contextlib
+import errno
+import functools
 import hashlib
+import json
 import math
 import os
-import stat
-import warnings
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from modules.data.pairing import Faults
+from modules.data.reading import BLACK, Reading, agree, differ, read_picture
 from modules.files import lock_file
 from modules.runtime import InputError
 
-CACHE_VERSION = 1
-MAX_PIXELS = 64_000_000  # a picture that claims more is refused before it is decoded
-FORMATS = ("PNG", "JPEG")  # Pillow's other readers are not asked, whatever the file's name
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused here, by MAX_PIXELS
+CACHE_VERSION = 2
+STALE = 3600  # seconds after which nobody writes to a temporary file any more
+
+
+class UnreadablePictures(InputError):
+    """Pictures of a list that cannot be read. reasons: why, by path."""
+
+    def __init__(self, reasons: dict[Path, str]):
+        faults, self.reasons = Faults(), reasons
+        self.add_to(faults)
+        super().__init__(f"{faults}; expected PNG pictures")
+
+    def add_to(self, faults: Faults) -> None:
+        for path, reason in self.reasons.items():
+            faults.add(path, reason.partition("; expected")[0])
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/pose2video`, by default `~/.cache/pose2video`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pose2video"
-
-
-def read_picture(path: Path, height: int, width: int) -> np.ndarray:
-    """One picture as (3, height, width) uint8 RGB, resized with PIL's antialiased bilinear filter."""
+    """`$XDG_CACHE_HOME/pose2video`, by default `~/.cache/pose2video`; where that cannot be made, a folder for temporary
+    files. Makes nothing and never fails."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe or a device might never end
-            raise InputError(f"{path}: not a file; expected a PNG")
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                size = f"{picture.width}x{picture.height}"
-                raise InputError(f"{path}: claims {size} pixels; expected at most {MAX_PIXELS:,}")
-            if picture.mode.startswith("I"):  # 16 bit grey: keep the high byte
-                picture = Image.fromarray((np.asarray(picture, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8))
-            rgb = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except InputError:
-        raise
-    except Exception as error:  # damaged bytes make a decoder raise whatever they happen to mean
-        raise InputError(f"{path}: not a readable picture ({error!s:.200}); expected a PNG") from None
-    return np.asarray(rgb).transpose(2, 0, 1)
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pose2video"
+        nearest = next(folder for folder in (place, *place.parents) if os.path.exists(folder))
+        if os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK):
+            return place
+        reason = f"{nearest} cannot be written to"
+    except (OSError, RuntimeError, StopIteration):  # RuntimeError: no home
+        reason = "there is no home folder"
+    try:
+        user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
+        place = Path(tempfile.gettempdir()) / f"pose2video-{user}"
+    except OSError:
+        place = Path("pose2video-cache")
+    say_once(f"{reason}: decoded pictures go to {place}; --cache_dir names another folder")
+    return place
 
 
-def cache_key(files: list[Path], height: int, width: int) -> str:
-    """Changes whenever a file, its size, its modification time, the list, or H x W does."""
-    digest = hashlib.sha256(f"{CACHE_VERSION} {height} {width}".encode())
-    for path in files:
-        try:
-            status = os.stat(path)
-        except OSError as error:  # e.g. a link to nowhere
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-        digest.update(f"\n{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:24]
+@functools.cache
+def say_once(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def stamp(path: Path) -> str:
+    """Changes whenever the file, its size or its modification time does."""
+    try:
+        status = os.stat(path)
+    except OSError:  # e.g. a link to nowhere; reading it will tell
+        return digest(str(path.absolute()), "gone")
+    return digest(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}")
+
+
+def digest(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
 def cached_pictures(files: list[Path], height: int, width: int, cache_dir: Path, workers: int, name: str) -> np.ndarray:
-    """All pictures as one read-only memory-mapped array (len(files), 3, height, width) uint8."""
-    path = Path(cache_dir) / f"{cache_key(files, height, width)}.npy"
+    """All pictures as one read-only memory-mapped array (len(files), 3, height, width) uint8.
+
+    Raises UnreadablePictures, with all that cannot be read, once the others are decoded.
+    """
+    stamps = [stamp(path) for path in files]
+    size = f"{CACHE_VERSION} {height} {width}"
+    path = Path(cache_dir) / f"{digest(size, *stamps)}.npy"
     shape = (len(files), 3, height, width)
     cached = map_cached(path, shape)
     if cached is not None:
         return cached
+    kept = path.with_name(f"{digest(size, str(files[0].parent.absolute()))}.kept")
     try:
         with lock_file(path.with_suffix(".lock"), wait=True):
             cached = map_cached(path, shape)  # another process may have made it meanwhile
             if cached is None:
-                decode_all(files, path, shape, workers, name)
+                decode_all(files, stamps, path, kept, shape, workers, name)
                 cached = np.load(path, mmap_mode="r")
+    except UnreadablePictures:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot write the picture cache ({error.strerror}); see --cache_dir") from None
+    except InputError as error:
+        raise InputError(f"{error}; --cache_dir names another folder for decoded pictures") from None
     return cached
 
 
@@ -88,32 +121,150 @@ def map_cached(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return cached if cached.shape == shape and cached.dtype == np.uint8 else None
 
 
-def decode_all(files: list[Path], path: Path, shape: tuple[int, ...], workers: int, name: str) -> None:
-    """Write the array of all pictures to `path`: whole or not at all. The caller holds the lock."""
-    temporary = path.with_suffix(".tmp")
+def decode_all(
+    files: list[Path], stamps: list[str], path: Path, kept: Path, shape: tuple[int, ...], workers: int, name: str
+) -> None:
+    """Write the array of all pictures to `path`, whole or not at all. The caller holds the lock.
+
+    If some cannot be read, or the work is interrupted, what was decoded goes to `kept`: the same array and, after it,
+    which rows are good.
+    """
+    remove_stale(path.parent)
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")  # its own: there may be no locks on this drive
+    faults: dict[Path, str] = {}
+    wanted: dict[Path, Reading] = {}
+    done, stopped, row = set(), None, math.prod(shape[1:])
     try:
         with open(temporary, "wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            file.truncate(file.tell() + math.prod(shape))
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up under a memory map would end the process
-                os.posix_fallocate(file.fileno(), 0, file.tell() + math.prod(shape))
-        array = np.load(temporary, mmap_mode="r+")
-
-        def decode(i: int) -> None:
-            array[i] = read_picture(files[i], *shape[2:])
-
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            jobs = pool.map(decode, range(len(files)))
-            few = len(files) < 500
+            begin = file.tell()
+            reserve(file, begin + len(files) * row)
             try:
-                for _ in tqdm(jobs, total=len(files), desc=f"decode {name}", unit="picture", leave=False, disable=few):
-                    pass
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
+                for i, picture in decoded(files, stamps, kept, shape, workers, name, faults, wanted):
+                    file.seek(begin + i * row)
+                    file.write(np.ascontiguousarray(picture))
+                    done.add(i)
+            except OSError:  # no more can be written
                 raise
-        array.flush()
-        os.replace(temporary, path)
+            except BaseException as error:  # e.g. Ctrl-C
+                if not done:
+                    raise
+                stopped = error
+            if stopped or faults:
+                rows = {stamps[i]: i for i in sorted(done) if files[i] not in wanted}
+                broken = [str(broken.absolute()) for broken in faults]
+                file.seek(begin + len(files) * row)
+                file.write(json.dumps({"rows": rows, "broken": broken}).encode())
+        if done:
+            os.replace(temporary, kept if stopped or faults else path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    if stopped:
+        raise stopped
+    if faults:
+        raise UnreadablePictures(faults)
+    remove_kept(kept, files)
     size = f"{shape[2]}x{shape[3]}"
-    print(f"Cached {len(files):,} pictures of {name} at {size}: {array.nbytes / 1e6:.1f} MB in {path}")
+    print(f"Cached {len(files):,} pictures of {name} at {size}: {len(files) * row / 1e6:.1f} MB in {path}")
+
+
+def decoded(
+    files: list[Path], stamps: list[str], kept: Path, shape: tuple[int, ...], workers: int, name: str,
+    faults: dict[Path, str], wanted: dict[Path, Reading],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The pictures by their place in the list: what is kept, then what must be decoded, then again those that must be
+    read in another way to be like their list. Fills in `faults` and `wanted`."""
+    have = set()
+    for i, picture in read_kept(kept, stamps, shape[1:]):
+        have.add(i)
+        yield i, picture
+    yield from decode([i for i in range(len(files)) if i not in have], files, shape, workers, name, faults, wanted)
+    if wanted:
+        reading = agree(wanted.values())
+        again = [i for i, path in enumerate(files) if path in wanted and differ(wanted[path], reading)]
+        yield from decode(again, files, shape, workers, name, faults, {}, reading)
+        paper = "black" if reading.paper == BLACK else "white"
+        print(f"{name}: {len(wanted):,} pictures are transparent or of more than 8 bits a channel: laid on {paper}, "
+              f"their values 0..{reading.top:,} read as 0..255")
+
+
+def decode(
+    places: list[int], files: list[Path], shape: tuple[int, ...], workers: int, name: str,
+    faults: dict[Path, str], wanted: dict[Path, Reading], reading: Reading | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode the pictures at these places in threads. What cannot be read is noted in `faults`."""
+
+    def read(i: int) -> np.ndarray | InputError:
+        try:
+            return read_picture(files[i], *shape[2:], wanted, reading)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        jobs, few = pool.map(read, places), len(places) < 500
+        bar = tqdm(jobs, total=len(places), desc=f"decode {name}", unit="picture", leave=False, disable=few)
+        try:
+            for i, picture in zip(places, bar, strict=True):
+                if isinstance(picture, InputError):
+                    faults[files[i]] = str(picture).removeprefix(f"{files[i]}: ")
+                else:
+                    yield i, picture
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def read_kept(kept: Path, stamps: list[str], shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
+    """The pictures that were decoded when others could not be read, and have not changed since."""
+    notes = kept_notes(kept)
+    if notes is None or tuple(notes["shape"][1:]) != shape:
+        return
+    row = math.prod(shape)
+    with open(kept, "rb") as file:
+        for i, name in enumerate(stamps):
+            if name in notes["rows"]:
+                file.seek(notes["begin"] + notes["rows"][name] * row)
+                picture = np.frombuffer(file.read(row), dtype=np.uint8)
+                if picture.size == row:
+                    yield i, picture
+
+
+def kept_notes(kept: Path) -> dict | None:
+    """What stands after the array in a file of kept pictures, with the array's shape and where it begins."""
+    try:
+        with open(kept, "rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            begin = file.tell()
+            file.seek(begin + math.prod(shape))
+            return {"shape": shape, "begin": begin, **json.loads(file.read())}
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remove_kept(kept: Path, files: list[Path]) -> None:
+    """Remove what was kept, unless a picture that could not be read is still there and only left out of this list."""
+    notes, here = kept_notes(kept), {str(path.absolute()) for path in files}
+    if notes and not any(path not in here and os.path.exists(path) for path in notes["broken"]):
+        with contextlib.suppress(OSError):
+            kept.unlink()
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files of processes that were killed."""
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE:
+                path.unlink()
+
+
+def reserve(file: BinaryIO, length: int) -> None:
+    """Give the file its length and, where the system can, its space: a full disk ends the work before it begins."""
+    file.truncate(length)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, length)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # else this drive can't reserve
+                raise

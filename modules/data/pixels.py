@@ -1,4 +1,4 @@
-"""The one place that knows the range of pictures: files and caches hold uint8 0..255, models see float32 [0, 1]."""
+"""The range of pictures: files and caches hold uint8 0..255, models see float32 [0, 1]. Errors are on that range."""
 
 import torch
 from torch import Tensor
@@ -12,3 +12,8 @@ def to_float(pictures: Tensor) -> Tensor:
 def to_uint8(pictures: Tensor) -> Tensor:
     """float to uint8: clipped to [0, 1], then rounded to the nearest of 256 levels (never wrapped)."""
     return pictures if pictures.dtype == torch.uint8 else (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def frame_mse(frames: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of every frame: (…, 3, H, W) twice -> (…), float32."""
+    return (to_float(frames) - to_float(truth)).square().mean(dim=(-3, -2, -1))

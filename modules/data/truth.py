@@ -4,14 +4,19 @@ test/test_gt/<i>/*.png; Demo_Test/GT<i>.csv (2023: whitespace separated floats i
 Kaggle's gt.csv (2024/25: a header, then a row of 8-bit pixels per frame, sequence after sequence).
 """
 
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader import Sequence, find_root, list_pictures
-from modules.data.picture_cache import read_picture
+from dataloader import Sequence
+from modules.data.layout import truth_places
+from modules.data.pairing import Faults, numbered_pictures
+from modules.data.picture_cache import UnreadablePictures
+from modules.data.reading import Reading, agree, differ, read_picture
 from modules.runtime import InputError
 
 MAX_CHARACTERS = 64  # of one number in a text file, the space after it included
@@ -33,10 +38,7 @@ def find_truth(root: str, given: str | None, sequences: list[Sequence]) -> list[
         if all(frames is None for frames in truth):
             raise InputError(f"--gt {source}: holds neither <i>/*.png nor GT<i>.csv for any test sequence")
         return truth
-    data = find_root(root)
-    folders = [data / "test" / "test_gt"]
-    folders += [place / "Demo_Test" for place in (data, data.parent, Path(root).parent, Path.cwd())]
-    for folder in folders:
+    for folder in truth_places(root):
         truth = [read_one(folder, sequence) for sequence in sequences]
         if any(frames is not None for frames in truth):
             return truth
@@ -46,13 +48,10 @@ def find_truth(root: str, given: str | None, sequences: list[Sequence]) -> list[
 def read_one(folder: Path, sequence: Sequence) -> Tensor | None:
     """One sequence's truth from `folder`, or None if it isn't there."""
     T, _, height, width = sequence.poses.shape
-    if (folder / sequence.name).is_dir():
-        files = list_pictures(folder / sequence.name)
-        if len(files) != T:
-            raise InputError(f"{folder / sequence.name}: {len(files)} true frames; expected {T}, one per pose")
-        return torch.from_numpy(np.stack([read_picture(path, height, width) for path in files]))
+    if os.path.isdir(folder / sequence.name):
+        return read_pictures(folder / sequence.name, sequence)
     path = folder / f"GT{sequence.name}.csv"
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     check_size(path, sequence.poses.numel())
     try:
@@ -64,6 +63,49 @@ def read_one(folder: Path, sequence: Sequence) -> Tensor | None:
     if not np.isfinite(values).all() or values.min() < -1e-6 or values.max() > 1 + 1e-6:
         raise InputError(f"{path}: values from {values.min()} to {values.max()}; expected numbers in [0, 1]")
     return torch.from_numpy(values.reshape(tuple(sequence.poses.shape)).clip(0, 1))
+
+
+def read_pictures(folder: Path, sequence: Sequence) -> Tensor:
+    """True frames from pictures, each paired with the pose of its number; the given frame may be missing."""
+    faults = Faults()
+    files = numbered_pictures(folder, faults)
+    if faults:
+        raise InputError(f"{faults}; expected one picture per frame number, frame000000.png, …")
+    T, numbers = len(sequence.poses), sequence.numbers
+    if numbers and not set(numbers) & set(files) and len(files) == T:
+        print(f"{folder}: true frames {min(files)} to {max(files)}, poses {numbers[0]} to {numbers[-1]}: no number in "
+              "common, paired in order")
+    elif numbers:
+        missing = [number for number in numbers[1:] if number not in files]
+        if missing:
+            raise InputError(
+                f"{folder}: {len(files)} true frames, but {len(missing)} poses have none (number {missing[0]} …); "
+                f"expected {T}, one per pose, with the poses' numbers"
+            )
+        if len(files) > T:
+            print(f"{folder}: {len(files) - T} true frames without a pose are not used")
+        files = {number: files[number] for number in numbers if number in files}
+    elif len(files) != T:
+        raise InputError(f"{folder}: {len(files)} true frames; expected {T}, one per pose")
+    frames = read_alike(list(files.values()), *sequence.poses.shape[2:])
+    return frames if len(frames) == T else torch.cat([sequence.frames[:1], frames])  # the given one, never scored
+
+
+def read_alike(files: list[Path], height: int, width: int) -> Tensor:
+    """Pictures (N, 3, H, W), read the way that they agree on. One error tells all that cannot be read."""
+    wanted: dict[Path, Reading] = {}
+    faults, pictures = {}, {}
+    for path in files:
+        try:
+            pictures[path] = read_picture(path, height, width, wanted)
+        except InputError as error:
+            faults[path] = str(error).removeprefix(f"{path}: ")
+    if faults:
+        raise UnreadablePictures(faults)
+    reading = agree(wanted.values())
+    for path in (path for path, own in wanted.items() if differ(own, reading)):
+        pictures[path] = read_picture(path, height, width, None, reading)
+    return torch.from_numpy(np.stack([pictures[path] for path in files]))
 
 
 def check_size(path: Path, numbers: int) -> None:
@@ -78,7 +120,9 @@ def read_kaggle(path: Path, sequences: list[Sequence]) -> list[Tensor | None]:
     lengths = [len(sequence.poses) for sequence in sequences]
     check_size(path, sum(lengths) * (1 + shape.numel()))
     try:
-        rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
+        with warnings.catch_warnings():  # of an empty file; the shape tells
+            warnings.simplefilter("ignore")
+            rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: {error}; expected the header id,0,1,… and rows of pixels 0..255") from None
     if rows.shape != (sum(lengths), 1 + shape.numel()):

@@ -13,7 +13,6 @@ A file may come from anybody: names, types, shapes and sizes are checked before 
 import difflib
 import inspect
 import io
-import math
 import os
 import re
 from pathlib import Path
@@ -279,55 +278,3 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, dict) and all(type(k) is str and type(v) in kinds for k, v in value.items())
 
 
-def check_training(contents: dict[str, Any], path: str | Path, columns: tuple[str, ...]) -> dict[str, Any] | None:
-    """The `training` part of a checkpoint, or None if it holds weights only. columns: those of metrics.csv.
-
-    The weights and the optimizer's state are checked where they are loaded.
-    """
-    training, last_epoch = contents.get("training"), contents.get("last_epoch", -1)
-    if training is None:
-        return None
-
-    def check(right: bool, what: str) -> None:
-        if not right:
-            raise InputError(f"{path}: cannot go on from it: its {what} is damaged, or of another version")
-
-    check(isinstance(training, dict) and {"history", "best_psnr", "weights", "averaged"} <= set(training), "training")
-    history, within = training["history"], training.get("within")
-    check(isinstance(history, list) and all(isinstance(row, dict) for row in history), "history")
-    check(all(set(row) == set(columns) and all(map(is_number, row.values())) for row in history), "history")
-    epochs = [row["epoch"] for row in history]
-    check(all(is_whole(e) for e in epochs) and epochs == sorted(set(epochs)), "history")
-    check(not epochs or epochs[-1] == last_epoch, "history")
-    needed = [row[name] for row in history for name in ("beta", "tfr", "lr", "seconds")]
-    check(None not in needed and not any(map(math.isnan, needed)) and is_number(training["best_psnr"]), "history")
-    if within is not None:
-        check(isinstance(within, dict) and is_plain(within.get("plan")), "epoch's progress")
-        check(is_whole(within.get("steps"), 1) and is_whole(within.get("step"), 0, within["steps"]), "epoch's progress")
-        check(all(is_whole(within.get(name)) for name in ("streak", "longest")), "epoch's progress")
-        check(is_number(within.get("seconds")) and (within["seconds"] or -1) > 0, "epoch's progress")
-        sums, carry = within.get("sums"), within.get("carry")
-        check(is_real(sums) and sums.shape == (4,) and bool(sums.isfinite().all()), "epoch's progress")
-        check(carry is None or (is_real(carry) and carry.ndim == 4 and bool(carry.isfinite().all())), "carried frames")
-    return training
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, contents: dict[str, Any], path: str | Path) -> None:
-    """Load an optimizer's state per parameter. Its rates and the like are the flags', never the file's."""
-    kind, states = type(optimizer).__name__, contents.get("optimizer")
-    saved = states.get(kind) if isinstance(states, dict) else None
-    state = saved.get("state") if isinstance(saved, dict) else None
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: cannot go on from it: it holds no state of the optimizer {kind}")
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = {"Muon": {"momentum"}}.get(kind, {"step", "exp_avg", "exp_avg_sq"})
-    for index, values in state.items():
-        fits = is_whole(index, 0, len(parameters) - 1) and isinstance(values, dict) and set(values) == names
-        if not fits or not all(
-            is_real(value)
-            and value.shape == (() if name == "step" else parameters[index].shape)
-            and bool(value.isfinite().all())
-            for name, value in values.items()
-        ):
-            raise InputError(f"{path}: cannot go on from it: the state of the optimizer {kind} is damaged")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

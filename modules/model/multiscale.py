@@ -18,7 +18,20 @@ LOGVAR_SPAN = 6.0
 INFORMED_GAIN, INFORMED_LOGVAR = 2.0, -4.0  # how a posterior starts; a standard deviation of 0.14
 SLOPE = 0.1  # of the LeakyReLUs
 LAST_FRAME_LEVELS = (2, 3)  # 1/4 and 1/8
-SCALE = 8  # full resolution over the smallest
+SCALE = 8  # full resolution over the smallest, where z is
+SEES_FIRST = True  # features of x_1 are used
+
+
+def build(F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, learned_prior: bool) -> dict[str, nn.Module | None]:
+    """The boxes of VAE_Model by their names."""
+    return {
+        "frame_transformation": RGB_Encoder(F_dim),
+        "label_transformation": Label_Encoder(L_dim, D_out_dim),
+        "Gaussian_Predictor": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=True),
+        "Decoder_Fusion": Decoder_Fusion(F_dim, N_dim, D_out_dim),
+        "Generator": Generator(D_out_dim),
+        "prior": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=False) if learned_prior else None,
+    }
 
 
 def widths(channels: int, shares: tuple[float, ...]) -> list[int]:

@@ -9,6 +9,21 @@ from torch import Tensor, nn
 
 from modules.model.layers import DepthConvBlock, PictureNorm2d, Residual, reparameterise, split_gaussian
 
+SCALE = 1  # of a frame's side over the latent's
+SEES_FIRST = False  # whether features of x_1 are used
+
+
+def build(F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, learned_prior: bool) -> dict[str, nn.Module | None]:
+    """The boxes of VAE_Model by their names."""
+    return {
+        "frame_transformation": RGB_Encoder(F_dim),
+        "label_transformation": Label_Encoder(L_dim),
+        "Gaussian_Predictor": Gaussian_Predictor(F_dim, L_dim, N_dim),
+        "Decoder_Fusion": Decoder_Fusion(F_dim, L_dim, N_dim, D_out_dim),
+        "Generator": Generator(D_out_dim),
+        "prior": Gaussian_Predictor(F_dim, L_dim, N_dim) if learned_prior else None,
+    }
+
 
 class RGB_Encoder(nn.Sequential):
     """frame (B, 3, H, W) -> frame features (B, F, H, W)."""
@@ -75,7 +90,7 @@ class Decoder_Fusion(nn.Sequential):
     def forward(
         self, last_features: Tensor, pose_features: Tensor, z: Tensor, first_features: Tensor | None = None
     ) -> Tensor:
-        # what is not like the rest would change all of it when put together, for the next convolution to change it back
+        # an NCHW or float32 z would make the whole of the cat so, and the next convolution would turn it back
         z = z.to(last_features.dtype, memory_format=torch.channels_last)
         return super().forward(torch.cat([last_features, pose_features, z], dim=1))
 

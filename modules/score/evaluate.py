@@ -1,54 +1,76 @@
 """Predict whole sequences and score them: what validation and testing share."""
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dataloader import Sequence
 from modules.data.pixels import to_float
 from modules.device import autocast, random_generator
-from modules.model.vae import VAE_Model
+from modules.graphs import Graphed
+from modules.model.vae import VAE_Model, map_tensors
+from modules.progress import Progress
 from modules.score.metrics import first_frame_psnr, psnr
 
 
 @torch.no_grad()
 def predict(
-    model: VAE_Model, sequences: list[Sequence], dtype: torch.dtype, seed: int = 0, num_samples: int = 0
+    model: VAE_Model, sequences: list[Sequence], dtype: torch.dtype, seed: int = 0, num_samples: int = 0,
+    graphs: bool = False,
 ) -> list[Tensor]:
-    """Generate every sequence from its first frame, all in one batch, whatever their lengths.
+    """Generate every sequence from its first frame, all that have not ended yet in one batch.
 
     num_samples 0 takes the mean of the prior; N draws N latents per frame, a function of (seed, sequence, sample).
-    Returns per sequence (max(1, num_samples), T, 3, H, W) float32 in [0, 1] on the CPU, the given first frame included.
+    graphs: record a step as a CUDA graph. Returns per sequence (max(1, num_samples), T, 3, H, W) float32 in [0, 1] on
+    the CPU, the given first frame included.
     """
-    device = next(model.parameters()).device
-    T, samples = max(len(s.poses) for s in sequences), max(1, num_samples)
-    height, width = sequences[0].poses.shape[-2:]
-    first = torch.stack([s.frames[0] for s in sequences]).to(device)
-    poses = torch.stack([pad_time(s.poses, T) for s in sequences]).to(device)
-    was_training = model.training
+    device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    predicted = []
-    for sample in range(samples):
-        noise = None
-        if num_samples:
-            shape = (T - 1, *model.latent_shape(height, width))
-            draws = [random_generator(device, seed, i, sample) for i in range(len(sequences))]
-            noise = torch.stack([torch.randn(shape, generator=g, device=device) for g in draws])
-        title = f"predict {len(sequences)}" + (f", sample {sample + 1}/{samples}" if num_samples else "")
-        with autocast(device, dtype), tqdm(total=T - 1, desc=title, unit="frame", leave=False) as bar:
-            frames = model.rollout(first, poses, noise=noise, progress=bar.update).frames
-        predicted.append(torch.cat([to_float(first)[:, None], frames.clamp(0, 1)], dim=1).cpu())
+    step, predicted = Graphed(model.step, enabled=graphs), [[] for _ in sequences]
+    for sample in range(max(1, num_samples)):
+        title = f"predict {len(sequences)}" + (f", sample {sample + 1}/{num_samples}" if num_samples else "")
+        frames = max(len(s.poses) for s in sequences) - 1
+        with autocast(device, dtype), Progress(title, frames, "frame", leave=False) as bar:
+            noise = [draw_noise(model, s, (seed, i, sample)) if num_samples else None for i, s in enumerate(sequences)]
+            for films, film in zip(predicted, roll_out(model, sequences, noise, step, bar.update), strict=True):
+                films.append(film)
     model.train(was_training)
-    stacked = torch.stack(predicted, dim=1)  # (B, samples, T, 3, H, W)
-    return [stacked[i, :, : len(s.poses)] for i, s in enumerate(sequences)]
+    return [torch.stack(films) for films in predicted]
 
 
-def pad_time(poses: Tensor, T: int) -> Tensor:
-    """Repeat the last of poses (t, 3, H, W) up to T frames; what is generated from the padding is cut off again."""
-    return torch.cat([poses, poses[-1:].expand(T - len(poses), -1, -1, -1)])
+def draw_noise(model: VAE_Model, sequence: Sequence, seed: tuple[int, ...]) -> Tensor:
+    """The latent's noise of every frame to predict, (T-1, *latent), whatever else is predicted beside it."""
+    device, (T, _, height, width) = next(model.parameters()).device, sequence.poses.shape
+    shape = (T - 1, *model.latent_shape(height, width))
+    return torch.randn(shape, generator=random_generator(device, *seed), device=device)
+
+
+def roll_out(
+    model: VAE_Model, sequences: list[Sequence], noise: list[Tensor | None], step: Callable,
+    progress: Callable[[int], object],
+) -> list[Tensor]:
+    """One film (T, 3, H, W) per sequence. The batch shrinks whenever sequences end: time and memory are those of the
+    frames that there are. noise: (T-1, *latent) per sequence, None for the prior's mean."""
+    device = next(model.parameters()).device
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].poses))  # those that end first come last
+    lengths = [len(sequences[i].poses) for i in order]
+    first = torch.stack([sequences[i].frames[0] for i in order]).to(device)
+    films = [[to_float(picture)[None].cpu()] for picture in first]
+    last, state, begin = to_float(first), None, 1
+    for end in sorted(set(lengths)):
+        n = sum(length >= end for length in lengths)
+        poses = torch.stack([sequences[i].poses[begin - 1 : end] for i in order[:n]]).to(device)
+        some = None if noise[0] is None else torch.stack([noise[i][begin - 1 : end - 1] for i in order[:n]])
+        state = None if state is None else map_tensors(lambda x, n=n: x[:n], state)
+        out = model.rollout(first[:n], poses, start=last[:n], noise=some, state=state, step=step, progress=progress)
+        last, state, begin = out.frames[:, -1], out.state, end
+        for film, frames in zip(films, out.frames, strict=False):
+            film.append(frames.clamp(0, 1).cpu())
+    films = [torch.cat(parts) for parts in films]
+    return [films[order.index(i)] for i in range(len(sequences))]
 
 
 def score(predicted: Tensor, truth: Tensor) -> Tensor:

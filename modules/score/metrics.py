@@ -5,12 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from modules.data.pixels import to_float, to_uint8
-
-
-def frame_mse(frames: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared error of every frame: (…, 3, H, W) twice -> (…), float32."""
-    return (to_float(frames) - to_float(truth)).square().mean(dim=(-3, -2, -1))
+from modules.data.pixels import frame_mse, to_float, to_uint8
 
 
 def psnr(frames: Tensor, truth: Tensor) -> Tensor:

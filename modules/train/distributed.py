@@ -6,7 +6,6 @@ is not used, since what is trained is a rollout that calls its boxes many times 
 """
 
 import contextlib
-import functools
 import os
 import signal
 import socket
@@ -19,11 +18,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from modules.runtime import InputError
+from modules.progress import Progress
+from modules.runtime import END_SIGNALS, InputError
 
 PATIENCE = timedelta(minutes=30)  # the longest wait for another process: one may validate alone, or decode pictures
+TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it sets for every process
 GRACE_SECONDS = 5  # between the end of one process and that of the others
 
 
@@ -119,7 +119,20 @@ def peers() -> Iterator[None]:
 
 def is_launched() -> bool:
     """Whether torchrun, or `launch`, has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size in ("", "0", "1"):
+        return False
+    missing = [name for name in TORCHRUN if not os.environ.get(name)]
+    if missing:
+        print(f"WORLD_SIZE={size} is set and {', '.join(missing)} is not: this process trains alone; --gpu N or "
+              "torchrun starts several.", file=sys.stderr)
+        os.environ["WORLD_SIZE"] = "1"  # said once
+        return False
+    numbers = [name for name in TORCHRUN if name != "MASTER_ADDR"]
+    wrong = [f"{name}={os.environ[name]}" for name in numbers if not os.environ[name].isdigit()]
+    if wrong:
+        raise InputError(f"{', '.join(wrong)}: expected whole numbers, as torchrun sets them")
+    return True
 
 
 @contextlib.contextmanager
@@ -141,7 +154,7 @@ def join(device: str | None) -> Iterator[Ranks]:
     ranks, stdout = Ranks(dist.get_rank(), dist.get_world_size()), sys.stdout
     if ranks.rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
+        Progress.hidden = True
     try:
         yield ranks
         dist.destroy_process_group()
@@ -165,7 +178,8 @@ def launch(main, processes: int, device: str | None) -> None:
             if process.is_alive():
                 os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in END_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, hand_on) for number in heard}
     try:
         while not context.join(timeout=1, grace_period=GRACE_SECONDS):
             pass
@@ -183,7 +197,8 @@ def _enter(local: int, main, processes: int, port: int) -> None:
     """One process of `launch`, in a session of its own: Ctrl-C reaches it once, through its parent."""
     from modules.runtime import run_program
 
-    os.setsid()
+    if hasattr(os, "setsid"):  # not on Windows
+        os.setsid()
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(local), "LOCAL_RANK": str(local),
         "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),

@@ -33,20 +33,16 @@ def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float
     return [Muon(matrices, lr, weight_decay), adamw]
 
 
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: Tensor) -> None:
-    """Give every group its share of the scheduled learning rate, () on the device: a recorded step reads it there."""
+def step_if(good: Tensor, optimizers: list[torch.optim.Optimizer], lr: Tensor) -> None:
+    """One step of every optimizer where `good` () bool is true; where not, weights and state stay as they are.
+
+    lr: () the scheduled learning rate, of which every group has its share. Both lie on the device and the host need not
+    wait for them: `found_inf`, which torch's fused optimizers and Muon read, is what torch.amp.GradScaler sets for the
+    same purpose.
+    """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-
-
-def step_if(good: Tensor, optimizers: list[torch.optim.Optimizer]) -> None:
-    """One step of every optimizer where `good` () bool is true; where not, weights and state stay as they are.
-
-    It is decided on the device, so that the host need not wait for it: `found_inf`, which torch's fused optimizers and
-    Muon read, is what torch.amp.GradScaler sets for the same purpose.
-    """
-    for optimizer in optimizers:
         optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
         optimizer.step()
 
@@ -64,7 +60,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal, for convolution weights (out, in, k, k), seen as (out, in k k).
 
     Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the update's size is matched to
-    AdamW's by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, "Muon is scalable for LLM training").
+    AdamW's by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, "Muon is scalable for LLM training"). torch.optim.Muon
+    takes matrices only and knows no `found_inf`.
     """
 
     def __init__(self, parameters: list[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):

@@ -1,31 +1,19 @@
 """Schedules as pure functions of progress: KL beta, teacher forcing ratio, learning rate. Nothing here has state to
-save: a resumed run asks for the value at its epoch or step.
+save: a resumed run asks for the value at its epoch or step. `Schedules` has all of a run's, and its steps and epochs.
 
 Cyclical annealing: Fu et al. 2019, "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing".
 """
 
 import argparse
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from modules.runtime import InputError
+from modules.options import kl_type
 
-KL_TYPES = ("Cyclical", "Monotonic", "None", "Constant")
-_SPELLINGS = {
-    "cyclical": "Cyclical", "cycle": "Cyclical", "cyclic": "Cyclical",
-    "monotonic": "Monotonic", "linear": "Monotonic",
-    "none": "None", "no": "None", "without": "None",
-    "constant": "Constant",
-}
 MONOTONIC_RATIO = 0.25
-
-
-def kl_type(name: str) -> str:
-    """The canonical name of a KL annealing type from any spelling in use. InputError for others."""
-    if str(name).lower() not in _SPELLINGS:
-        raise InputError(f"--kl_anneal_type {name}: expected one of {', '.join(KL_TYPES)}")
-    return _SPELLINGS[str(name).lower()]
+LR_MIN = 1e-6  # the last learning rate of cosine
 
 
 def frange_cycle_linear(
@@ -33,14 +21,15 @@ def frange_cycle_linear(
 ) -> np.ndarray:
     """beta for each of n_iter steps: n_cycle linear ramps start -> stop, then stop until the cycle ends.
 
-    Each ramp fills `ratio` of its cycle and reaches both of its ends. A cycle or ramp of one step is `stop`.
+    Each ramp fills `ratio` of its cycle and reaches both of its ends; with a ratio above 1 the cycle ends before it
+    does. A cycle or ramp of one step is `stop`.
     """
     beta = np.full(n_iter, float(stop))
     edges = [math.ceil(cycle * n_iter / n_cycle) for cycle in range(n_cycle + 1)]
     for begin, end in zip(edges, edges[1:], strict=False):
         ramp = round((end - begin) * ratio)
         if ramp > 1:
-            beta[begin : begin + ramp] = np.linspace(start, stop, ramp)
+            beta[begin : min(begin + ramp, end)] = np.linspace(start, stop, ramp)[: end - begin]
     return beta
 
 
@@ -78,15 +67,20 @@ class kl_annealing:
         return float(self.table[min(self.current, len(self.table) - 1)])
 
 
-def teacher_forcing_ratio(epoch: int, tfr: float, tfr_sde: int, tfr_d_step: float) -> float:
-    """Starts at `tfr` and loses `tfr_d_step` every `tfr_sde` epochs (0-based), never below 0."""
-    return max(0.0, round(tfr - tfr_d_step * (epoch // tfr_sde), 9))
+def teacher_forcing_ratio(epoch: int, tfr: float, tfr_sde: int, tfr_d_step: float, rule: str = "start") -> float:
+    """The ratio of an epoch (0-based), never below 0, from `tfr` at the start.
+
+    rule "start", as the template's help has it: tfr until epoch tfr_sde, then tfr_d_step less with every epoch.
+    "interval", the report's: tfr_d_step less every tfr_sde epochs.
+    """
+    falls = max(0, epoch - tfr_sde) if rule == "start" else epoch // tfr_sde
+    return max(0.0, round(tfr - tfr_d_step * falls, 9))
 
 
-def learning_rate(schedule: str, lr: float, epoch: int, step: int, steps: int, warmup: int, lr_min: float) -> float:
+def learning_rate(schedule: str, lr: float, epoch: int, step: int, steps: int, warmup: int) -> float:
     """Learning rate of one optimizer step (0-based) of `steps`, after `warmup` steps of linear rise.
 
-    "multistep": the template's MultiStepLR, x 0.1 from epoch 2 and again from epoch 5. "cosine": from lr to lr_min at
+    "multistep": the template's MultiStepLR, x 0.1 from epoch 2 and again from epoch 5. "cosine": from lr to LR_MIN at
     the last step (Loshchilov & Hutter 2017). "constant": lr.
     """
     if step < warmup:
@@ -95,19 +89,87 @@ def learning_rate(schedule: str, lr: float, epoch: int, step: int, steps: int, w
         return lr * 0.1 ** ((epoch >= 2) + (epoch >= 5))
     if schedule == "cosine":
         progress = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
-        return lr_min + 0.5 * (lr - lr_min) * (1 + math.cos(math.pi * progress))
+        return LR_MIN + 0.5 * (lr - LR_MIN) * (1 + math.cos(math.pi * progress))
     return lr
 
 
-def annealing(args: argparse.Namespace) -> kl_annealing:
-    """The schedule of beta that the flags ask for, in epochs."""
-    return kl_annealing(
-        args.kl_anneal_type, round(args.num_epoch * args.kl_horizon), args.kl_anneal_cycle, args.kl_anneal_ratio,
-        args.kl_beta,
-    )
+def averaging_share(ema: float, done: int, total: int) -> float:
+    """How far the averaged weights go towards the model's in a step: 1 / horizon, the last `ema` of the run's steps,
+    fewer while it is young."""
+    return 1 / max(1.0, min(ema * total, (10 + done) / 9))
 
 
 def data_share(args: argparse.Namespace, epoch: int) -> float:
     """The leading share of the training frames that an epoch uses: --partial, less in the epochs of --fast_train."""
     fast = args.fast_train and epoch < args.fast_train_epoch
     return args.partial * (args.fast_partial if fast else 1)
+
+
+class Now(NamedTuple):
+    """What the schedules say for one step."""
+
+    beta: float  # weight of the KL
+    tfr: float  # teacher forcing ratio
+    lr: float  # learning rate
+    averaging: float  # see averaging_share
+
+
+class Schedules:
+    """All schedules of a run, for the optimizer steps that each of its epochs has."""
+
+    def __init__(self, args: argparse.Namespace, steps: list[int]):
+        self.args, self.steps, self.total = args, steps, sum(steps)
+        horizon = round(args.num_epoch * args.kl_horizon)
+        self.beta = kl_annealing(
+            args.kl_anneal_type, horizon, args.kl_anneal_cycle, args.kl_anneal_ratio, args.kl_beta
+        )
+
+    def done(self, epoch: int, step: int = 0) -> int:
+        """Optimizer steps of the run before this one."""
+        return sum(self.steps[:epoch]) + step
+
+    def at(self, epoch: int, step: int) -> Now:
+        """The values for one step; step -1 is the epoch's last."""
+        args, done = self.args, self.done(epoch, step % self.steps[epoch])
+        self.beta.current = epoch
+        return Now(
+            beta=self.beta.get_beta(),
+            tfr=teacher_forcing_ratio(epoch, args.tfr, args.tfr_sde, args.tfr_d_step, args.tfr_rule),
+            lr=learning_rate(args.lr_schedule, args.lr, epoch, done, self.total, args.warmup_steps),
+            averaging=averaging_share(args.ema, done, self.total),
+        )
+
+    def table(self) -> list[dict[str, float]]:
+        """A row per epoch with its steps, beta, tfr and the learning rate of its last step, as metrics.csv has them."""
+        rows = []
+        for epoch, steps in enumerate(self.steps):
+            now = self.at(epoch, -1)
+            rows.append({"epoch": epoch, "steps": steps, "beta": now.beta, "tfr": now.tfr, "lr": now.lr})
+        return rows
+
+    def describe(self) -> str:
+        """The schedules in words, a line each."""
+        rows, args = self.table(), self.args
+        lines = [
+            f"{len(rows):,} epochs, {self.total:,} optimizer steps.",
+            f"tfr (teacher forcing ratio): {spell([row['tfr'] for row in rows])}.",
+            f"beta (weight of the KL, {args.kl_anneal_type}): {spell([row['beta'] for row in rows])}.",
+            f"lr (learning rate, {args.lr_schedule}): {spell([row['lr'] for row in rows])}"
+            + f", after {args.warmup_steps} steps of warm-up." * bool(args.warmup_steps)
+            + "." * (not args.warmup_steps),
+        ]
+        return "\n".join(lines)
+
+
+def spell(values: list[float]) -> str:
+    """A value per epoch in words: "1 until epoch 20, 0 from epoch 40"; ups and downs by their ends and how often."""
+    first, last = values[0], values[-1]
+    if len(set(values)) == 1:
+        return f"{first:.3g} throughout"
+    stays = next(epoch for epoch, value in enumerate(values) if value != first) - 1
+    settles = next(epoch for epoch in range(len(values)) if len(set(values[epoch:])) == 1)
+    turns = sum((b - a) * (c - b) < 0 for a, b, c in zip(values, values[1:], values[2:], strict=False))
+    if turns:
+        return f"between {min(values):.3g} and {max(values):.3g}, turning {turns} times, {last:.3g} at the end"
+    start = f"{first:.3g} until epoch {stays}" if stays else f"{first:.3g} in epoch 0"
+    return f"{start}, {last:.3g} from epoch {settles}"

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from conftest import noise_frames
 
-from modules.train.windows import erase_boxes, gather, shuffled_plan, template_plan
+from modules.train.feed import gather, shuffled_plan, template_plan
 
 CLIPS = [(0, 10), (10, 18), (18, 20)]  # the last is shorter than a window
 
@@ -65,16 +65,3 @@ def test_gather_moves_all_pictures_of_a_clip_alike_and_replicates_edges():
     assert torch.equal(clips[0], pictures[[0, 3]])
     padded = np.pad(pictures[[4, 1]].numpy(), ((0, 0), (0, 0), (2, 0), (0, 3)), mode="edge")
     assert np.array_equal(clips[1].numpy(), padded[:, :, :6, 3:])
-
-
-def test_boxes_are_erased_where_the_draws_say():
-    poses = torch.randint(0, 255, (3, 2, 3, 8, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    poses[..., 0, 0] = 255
-    half = (0.5 - 0.2) / 1.8  # a box of half the height and half the width
-    draws = torch.tensor([[0.9, 0, 0, 0, 0], [0.1, half, half, 0.999, 0.0], [0.1, 0.99, 0.99, 0.5, 0.5]])
-    erased = erase_boxes(poses, 0.5, draws)
-    assert torch.equal(erased[0], poses[0]), "chance: not hit"
-    assert (erased[1, :, :, 4:, :8] == 255).all(), "lower left"
-    assert torch.equal(erased[1, :, :, :4], poses[1, :, :, :4]) and torch.equal(erased[1, ..., 8:], poses[1, ..., 8:])
-    assert (erased[2] == 255).all(), "sizes above 1 cover the whole picture"
-    assert torch.equal(erase_boxes(poses, 0.0, draws), poses)

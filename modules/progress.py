@@ -1,0 +1,32 @@
+"""The progress of long work: a bar in a terminal, a line now and then elsewhere."""
+
+import os
+import sys
+
+from tqdm import tqdm
+
+LINE_SECONDS = 30  # between two lines where nobody sees a bar move
+NOTEBOOKS = ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "JPY_PARENT_PID")  # their cells keep all that is drawn
+
+
+class Progress(tqdm):
+    """A tqdm over `total` units of work. Where stderr is no terminal, or a notebook's cell, it writes whole lines."""
+
+    hidden = False  # in processes that say nothing
+
+    def __init__(self, title: str, total: int, unit: str, initial: int = 0, leave: bool = True):
+        self.lines = not sys.stderr.isatty() or any(name in os.environ for name in NOTEBOOKS)
+        super().__init__(
+            desc=title, total=total, unit=unit, initial=initial, leave=leave, disable=self.hidden,
+            dynamic_ncols=not self.lines, mininterval=LINE_SECONDS if self.lines else 0.1,
+            maxinterval=LINE_SECONDS if self.lines else 10,
+            bar_format="{desc}: {n_fmt}/{total_fmt} {unit}s, {elapsed}<{remaining}{postfix}" if self.lines else None,
+        )
+
+    def status_printer(self, file):
+        """How tqdm shows a state."""
+        return (lambda text: file.write(f"{text}\n") if text else None) if self.lines else tqdm.status_printer(file)
+
+    def say(self, text: str) -> None:
+        """Words after the bar, shown when it is drawn the next time."""
+        self.set_postfix_str(text, refresh=False)
