@@ -18,15 +18,10 @@ from conftest import ROOT, SMALL, check_error, run_inside, write_numbered, write
 from PIL import Image
 
 from modules.data.picture_cache import cached_pictures, read_picture
-from modules.model.checkpoint import (
-    check_training,
-    load_checkpoint,
-    load_optimizer,
-    model_from_checkpoint,
-    save_checkpoint,
-)
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
 from modules.runtime import InputError
 from modules.train.optimizers import build_optimizers
+from modules.train.resume import check_training, load_optimizer
 from Trainer import COLUMNS, Trainer
 
 TINY = [*SMALL, "--preset", "template", "--device", "cpu", "--num_epoch", 1, "--epoch_steps", 2]
