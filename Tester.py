@@ -20,8 +20,8 @@ from modules.model.checkpoint import check_frame_size, load_checkpoint, model_fr
 from modules.options import parse_tester
 from modules.runtime import InputError, run_program
 from modules.score.baselines import training_set, trivial_predictions
-from modules.score.evaluate import predict, score
 from modules.score.metrics import psnr_kaggle
+from modules.score.predict import predict, score
 from modules.score.scores import DEFINITIONS, all_scores, score_table, warn_if_below_baselines
 from modules.show.figures import draw_psnr_per_frame
 from modules.show.panels import write_panels

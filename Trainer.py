@@ -25,8 +25,8 @@ from modules.model.checkpoint import build_model, check_training, load_optimizer
 from modules.model.vae import VAE_Model, frame_loss
 from modules.options import parse_trainer
 from modules.runtime import InputError, run_program
-from modules.score.evaluate import predict
 from modules.score.metrics import frame_mse
+from modules.score.predict import predict
 from modules.show.board import Board
 from modules.show.figures import draw_run
 from modules.show.runs import describe_environment

@@ -31,7 +31,7 @@ from modules.files import write_json, write_text
 from modules.model.vae import VAE_Model
 from modules.options import parse_trainer
 from modules.runtime import keep_freed_memory, run_program
-from modules.score.evaluate import predict
+from modules.score.predict import predict
 from modules.show.figures import draw_benchmark
 from modules.show.runs import describe_environment
 from modules.train.distributed import Ranks

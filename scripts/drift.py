@@ -21,7 +21,7 @@ from modules.device import pick_device, pick_precision
 from modules.files import write_text
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.runtime import run_program
-from modules.score.evaluate import predict, score
+from modules.score.predict import predict, score
 from modules.show.figures import draw_drift
 from modules.show.video import to_images
 

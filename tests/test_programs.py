@@ -17,8 +17,8 @@ from dataloader import Dataset_Dance
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.vae import Rollout, VAE_Model
 from modules.options import parse_trainer
-from modules.score.evaluate import predict
 from modules.score.metrics import psnr
+from modules.score.predict import predict
 from modules.train.distributed import Ranks
 from modules.train.draws import Draws
 from modules.train.optimizers import build_optimizers

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dataloader import Sequence
 from modules.files import write_json
-from modules.score.evaluate import score, warn_if_below_baseline
+from modules.score.predict import score, warn_if_below_baseline
 from modules.show.figures import draw_psnr_per_frame
 from modules.show.panels import write_panels
 from modules.show.video import save_gif
