@@ -28,9 +28,9 @@ from modules.runtime import InputError, run_program
 from modules.score.metrics import frame_mse
 from modules.score.predict import predict
 from modules.show.board import Board
-from modules.show.figures import draw_run
-from modules.show.runs import describe_environment
-from modules.show.validation import write_validation
+from modules.show.curves import draw_training
+from modules.show.runs import COLUMNS, describe_environment
+from modules.show.validation import draw_validation, score_validation
 from modules.train.distributed import Ranks, is_launched, join, launch
 from modules.train.draws import Draws
 from modules.train.dry_run import dry_run
@@ -47,7 +47,6 @@ from modules.train.resume import (
 from modules.train.schedules import annealing, data_share, learning_rate, teacher_forcing_ratio
 from modules.train.windows import Plan, gather, shuffled_plan, template_plan
 
-COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr", "seconds", "frames_per_second")
 LOG_STEPS = 20  # steps between two reads of the numbers on the device
 
 
@@ -219,15 +218,18 @@ class Trainer:
         if predicted is None:
             return None
         last = epoch + 1 == self.args.num_epoch or self.args.test
-        return write_validation(
-            self.root, epoch, sequences, predicted, self.args.train_vi_len, keep_all=self.args.store_visualization,
-            last=last, warn=not self.args.no_sanity,
+        average, scores = score_validation(self.root, epoch, sequences, predicted, last and not self.args.no_sanity)
+        draw_validation(
+            self.root, epoch, sequences, predicted, scores, self.args.train_vi_len, self.args.pictures,
+            keep_all=self.args.store_visualization, films=last or self.args.store_visualization,
         )
+        return average
 
     def save(self, row: dict, numbered: bool) -> None:
         """Write metrics.csv, the figures and the checkpoints of a finished epoch."""
         write_metrics(self.root / "metrics.csv", COLUMNS, self.history)
-        draw_run(self.history, self.root / "figures")
+        if self.args.pictures != "none":
+            draw_training(self.history, self.root / "figures")
 
         weights, everything = self._checkpoint(row)
         if row["val_psnr"] is not None and (self.best_psnr is None or row["val_psnr"] > self.best_psnr):

@@ -53,6 +53,9 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--frame_H", type=positive, help="frame height in pixels (default: the checkpoint's, else 32)")
     group.add_argument("--frame_W", type=positive, help="frame width in pixels (default: the checkpoint's, else 64)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random")
+    group.add_argument("--pictures", default="all", **one_of("all", "strips", "none"),
+                       help="strips: no GIFs and films of sequences, only strips of moments and curves; none: only "
+                            "files of numbers")
     group.add_argument("--no_sanity", action="store_true",
                        help="skip the warning when a prediction scores below a trivial baseline")
 

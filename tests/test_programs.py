@@ -26,7 +26,7 @@ from modules.train.windows import template_plan
 from Trainer import Trainer
 
 FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",
-           "validation.gif", "val0.png", "val0.mp4", "val0.gif"}
+           "validation.gif", "val0.png", "val0.mp4"}
 
 
 def rows(folder):

@@ -1,8 +1,5 @@
-"""Predict whole sequences and score them: what validation and testing share."""
+"""Predict whole sequences: what validation and testing share."""
 
-import sys
-
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -11,7 +8,6 @@ from dataloader import Sequence
 from modules.data.pixels import to_float
 from modules.device import autocast, random_generator
 from modules.model.vae import VAE_Model
-from modules.score.metrics import first_frame_psnr, psnr
 
 
 @torch.no_grad()
@@ -49,17 +45,3 @@ def predict(
 def pad_time(poses: Tensor, T: int) -> Tensor:
     """Repeat the last of poses (t, 3, H, W) up to T frames; what is generated from the padding is cut off again."""
     return torch.cat([poses, poses[-1:].expand(T - len(poses), -1, -1, -1)])
-
-
-def score(predicted: Tensor, truth: Tensor) -> Tensor:
-    """PSNR in dB of the predicted frames: (samples, T, 3, H, W) and (T, 3, H, W) -> (samples, T-1)."""
-    return psnr(predicted[:, 1:], truth[None, 1:])
-
-
-def warn_if_below_baseline(scores: dict[str, np.ndarray], truth: dict[str, Tensor]) -> None:
-    """One line on stderr for every sequence whose average PSNR is below that of its first frame repeated."""
-    for name, values in scores.items():
-        baseline = first_frame_psnr(truth[name])
-        if values.mean() < baseline:
-            below = f"{values.mean():.2f} dB is below {baseline:.2f} dB, its first frame repeated"
-            print(f"warning: sequence {name}: {below}", file=sys.stderr)
