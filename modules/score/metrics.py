@@ -49,7 +49,8 @@ COLUMNS = {
     ),
     "ssim": Column(
         "SSIM", 4, f"Wang et al. 2004: Gaussian window {WINDOW} x {WINDOW}, sigma {SIGMA}, mirrored at the edges, "
-        "range 1, RGB, mean over the predicted frames", lambda p: mean_ssim(p), f"frames smaller than its window of {WINDOW} pixels",
+        "range 1, RGB, mean over the predicted frames",
+        lambda p: mean_ssim(p), f"frames smaller than its window of {WINDOW} pixels",
     ),
     "psnr_at": Column(
         "@{}", 2, "PSNR of the k-th predicted frame",
