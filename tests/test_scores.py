@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import noise_frames, run
+from conftest import noise_frames, run_inside
 from PIL import Image
 
 from dataloader import Dataset_Dance
@@ -150,7 +150,7 @@ def read_pictures(folder):
 
 def test_tester_compares_with_the_baselines_of_the_files(dance, trained, tmp_path):
     flags = ["--ckpt_path", trained[0] / "best.ckpt", "--device", "cpu"]
-    result = run("Tester.py", "--DR", dance, "--save_root", tmp_path / "a", *flags)
+    result = run_inside("Tester.py", "--DR", dance, "--save_root", tmp_path / "a", *flags)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "a/metrics.json").read_text())
     mean = read_pictures(dance / "train/train_img").mean(axis=0)
@@ -166,7 +166,7 @@ def test_tester_compares_with_the_baselines_of_the_files(dance, trained, tmp_pat
     assert "nearest training pose" in result.stdout and "11 x 11" in metrics["definitions"]["ssim"]
 
     shutil.copytree(dance / "test", tmp_path / "only/test")
-    result = run("Tester.py", "--DR", tmp_path / "only", "--save_root", tmp_path / "b", *flags, "--no_sanity")
+    result = run_inside("Tester.py", "--DR", tmp_path / "only", "--save_root", tmp_path / "b", *flags, "--no_sanity")
     assert result.returncode == 0 and "warning" not in result.stderr
     sequence = json.loads((tmp_path / "b/metrics.json").read_text())["sequences"][0]
     assert set(sequence["baselines"]) == {"first_frame", "previous_true_frame"}, "there is no training set"
