@@ -31,8 +31,8 @@ OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
 }
 
 
-def prepare_matplotlib() -> None:
-    """Before the first import: a folder for its list of fonts that can be written, and no backend of a notebook's."""
+def prepare_environment() -> None:
+    """Before matplotlib is imported: a folder for its list of fonts that can be written; no backend of a notebook's."""
     os.environ.pop("MPLBACKEND", None)
     if "MPLCONFIGDIR" not in os.environ:
         from modules.data.picture_cache import default_cache_dir
@@ -48,13 +48,13 @@ def prepare_matplotlib() -> None:
 
 def new_figure(rows: int = 1, size: tuple[float, float] = (COLUMN, 2.3), **options):
     """A figure of `rows` axes under each other, and the axes. size: inches; options: of Figure.subplots."""
-    prepare_matplotlib()
-    from matplotlib import rc_context
+    prepare_environment()
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
-    with rc_context(FONT):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(rows, 1, squeeze=False, **options)[:, 0]
+    rcParams.update(FONT)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, 1, squeeze=False, **options)[:, 0]
     for axis in axes:
         axis.grid(alpha=0.3, linewidth=0.5)
         axis.spines[["top", "right"]].set_visible(False)
@@ -63,11 +63,8 @@ def new_figure(rows: int = 1, size: tuple[float, float] = (COLUMN, 2.3), **optio
 
 def save_figure(figure, path: Path) -> None:
     """Write a figure in the format of the path's ending."""
-    from matplotlib import rc_context
-
     buffer = io.BytesIO()
-    with rc_context(FONT):
-        figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
     write_bytes(path, buffer.getvalue())
 
 
@@ -91,14 +88,10 @@ def draw_scores(scores: dict[str, list[float]], path: Path, scored_on: str, trai
 
 def draw(name: str, runs: list[Run], path: Path) -> Path | None:
     """One of FIGURES; None where the runs have no numbers for it."""
-    prepare_matplotlib()
-    from matplotlib import rc_context
-
-    with rc_context(FONT):
-        figure = FIGURES[name](runs)
-        if figure is None:
-            return None
-        save_figure(figure, path)
+    figure = FIGURES[name](runs)
+    if figure is None:
+        return None
+    save_figure(figure, path)
     return path
 
 
@@ -119,7 +112,7 @@ def empty(height: float = 2.3, rows: int = 1):
 def column(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and values of one column of metrics.csv, empty cells left out."""
     pairs = [(row["epoch"], row[key]) for row in run.history if row[key] is not None]
-    return np.array([epoch for epoch, _ in pairs]), np.array([value for _, value in pairs])
+    return np.array([epoch for epoch, _ in pairs]), np.array([value for _, value in pairs], dtype=float)
 
 
 def markers(epochs: np.ndarray) -> str | None:
@@ -255,7 +248,6 @@ def draw_frames(runs: list[Run]):
 def draw_schedules(rows: list[dict[str, float]], folder: Path) -> None:
     """beta.png, tfr.png and lr.png of a run that has not started. rows: a dict per epoch with beta, tfr and lr."""
     plan = Run("plan", folder, rows, {}, None, None, {}, "")
-    prepare_matplotlib()
     for key, label, title in (
         ("beta", "beta", "Weight of the KL term"),
         ("tfr", "ratio", "Teacher forcing ratio"),

@@ -22,7 +22,7 @@ import numpy as np
 
 from modules.files import write_bytes
 from modules.runtime import InputError
-from modules.show.curves import draw_scores, prepare_matplotlib
+from modules.show.curves import draw_scores, prepare_environment
 from modules.show.panels import STRIP_SCALE, Film, Panels
 from modules.show.video import save_gif, save_mp4
 
@@ -114,7 +114,7 @@ def draw(jobs: list[Job], title: str = "pictures") -> None:
     processes = min(len(jobs), usable_cores(), work // WORTH_A_PROCESS)
     problems, failures, workers = {}, [], []
     if any(job.function is draw_scores for job in jobs):
-        prepare_matplotlib()  # its folder is passed on to the processes
+        prepare_environment()  # matplotlib's folder is passed on to the processes
     try:
         if processes > 1:
             workers = [Worker(waiting, results) for _ in range(processes)]
