@@ -31,8 +31,8 @@ from modules.files import write_json, write_text
 from modules.model.vae import VAE_Model
 from modules.options import parse_trainer
 from modules.runtime import keep_freed_memory, run_program
-from modules.score.evaluate import predict
-from modules.show.figures import draw_benchmark
+from modules.score.predict import predict
+from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
 from modules.show.runs import describe_environment
 from modules.train.distributed import Ranks
 from modules.train.feed import Plan
@@ -295,6 +295,23 @@ def write(out: Path, result: dict) -> None:
     write_text(out.with_name(out.name + ".md"), text)
     draw_benchmark(result["rows"], out.with_name(out.name + ".png"))
     print(text)
+
+
+def draw_benchmark(rows: list[dict], path: Path) -> None:
+    """Bars, on a logarithmic axis: how many times faster than the reference each case trains and predicts."""
+    figure, (axis,) = new_figure(size=(6, 3.5))
+    axis.set(xlabel="times the reference", title="Speed against the reference of the same run")
+    for offset, key, color, label in (
+        (0.2, "train_ratio", BLUE, "training"), (-0.2, "predict_6_ratio", ORANGE, "prediction, six sequences"),
+    ):
+        places = [i + offset for i in range(len(rows))]
+        bars = axis.barh(places, [row[key] for row in rows], 0.38, color=color, label=label)
+        axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    axis.set(xscale="log", yticks=range(len(rows)), yticklabels=[row["name"] for row in rows])
+    axis.set_xlim(right=1.3 * axis.get_xlim()[1])  # room for the last number
+    axis.invert_yaxis()
+    axis.legend(frameon=False, loc="upper right")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from dataloader import Dataset_Dance
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.vae import Rollout, VAE_Model
 from modules.options import parse_trainer
-from modules.score.evaluate import predict
 from modules.score.metrics import psnr
+from modules.score.predict import predict
 from modules.train.optimizers import build_optimizers
 from Trainer import Trainer
 
 FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",
-           "validation.gif", "val0.png", "val0.mp4", "val0.gif"}
+           "validation.gif", "val0.png", "val0.mp4"}
 
 
 def rows(folder):

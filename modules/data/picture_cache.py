@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from modules.data.pairing import Faults
 from modules.data.reading import BLACK, Reading, agree, differ, read_picture
 from modules.files import lock_file
+from modules.progress import Progress
 from modules.runtime import InputError
 
 CACHE_VERSION = 2
@@ -205,10 +205,11 @@ def decode(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         # some at a time: what is decoded must not pile up in memory where the disk is slow
         batches = (places[start : start + BATCH] for start in range(0, len(places), BATCH))
-        jobs, few = (picture for batch in batches for picture in pool.map(read, batch)), len(places) < 500
-        bar = tqdm(jobs, total=len(places), desc=f"decode {name}", unit="picture", leave=False, disable=few)
+        jobs = (picture for batch in batches for picture in pool.map(read, batch))
+        bar = Progress(f"decode {name}", len(places), "picture", leave=False)
         try:
-            for i, picture in zip(places, bar, strict=True):
+            for i, picture in zip(places, jobs, strict=True):
+                bar.update()
                 if isinstance(picture, InputError):
                     faults[files[i]] = str(picture).removeprefix(f"{files[i]}: ")
                 else:
@@ -216,6 +217,8 @@ def decode(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+        finally:
+            bar.close()
 
 
 def read_kept(kept: Path, stamps: list[str], shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
