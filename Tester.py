@@ -34,7 +34,7 @@ def main(args: argparse.Namespace | None = None) -> None:
     root = Path(args.save_root)
     if args.unused:
         print(f"Not used in prediction, the checkpoint decides: {' '.join(f'--{name}' for name in args.unused)}")
-    device = pick_device(args.device)
+    device = pick_device(args.device, args.cuda_graphs)
     dtype = pick_precision(args.precision, device)
     model, size = model_from_checkpoint(load_checkpoint(args.ckpt_path), args.ckpt_path)
     model.to(device, memory_format=torch.channels_last)
