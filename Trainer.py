@@ -37,7 +37,7 @@ from modules.show.runs import COLUMNS, describe_environment
 from modules.show.validation import draw_validation, score_validation
 from modules.train.distributed import Ranks, is_launched, join, launch
 from modules.train.feed import Batch, Feed
-from modules.train.optimizers import build_optimizers, move_towards, step_if
+from modules.train.optimizers import build_optimizers, clipped_step, move_towards
 from modules.train.resume import (
     EpochProgress,
     Start,
@@ -111,14 +111,12 @@ class Trainer:
         kl = out.kl.flatten(2).sum(dim=2)  # (B, T-1) nats a frame, zero where a clip has no posterior
         loss = frame_loss(self.args.loss, out.frames, target, kl, batch.beta).mean()
 
-        self.model.zero_grad(set_to_none=True)
+        self.model.zero_grad()
         loss.backward()
         mse = frame_mse(out.frames, target)
         numbers = torch.stack([loss, mse.mean(), kl.mean() / batch.posterior_share]).detach()
         numbers = self.ranks.average(self.model, numbers)  # and the gradients
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip_norm)
-        good = torch.isfinite(norm) & torch.isfinite(numbers).all()
-        step_if(good, self.optimizers, batch.lr)
+        good = clipped_step(self.model, self.optimizers, numbers, batch.lr, self.args.clip_norm)
         if self.averaged:
             move_towards(self.averaged, self.model, batch.averaging)
         return torch.cat([numbers, good[None]]), torch.where(good, out.frames[:, -1].detach(), batch.start)

@@ -33,18 +33,24 @@ def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float
     return [Muon(matrices, lr, weight_decay), adamw]
 
 
-def step_if(good: Tensor, optimizers: list[torch.optim.Optimizer], lr: Tensor) -> None:
-    """One step of every optimizer where `good` () bool is true; where not, weights and state stay as they are.
+def clipped_step(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], numbers: Tensor, lr: Tensor, clip_norm: float
+) -> Tensor:
+    """Clip the gradient to clip_norm, then one step of every optimizer, if that norm and `numbers` are finite: () bool.
+    Where they are not, weights and state stay as they are.
 
-    lr: () the scheduled learning rate, of which every group has its share. Both lie on the device and the host need not
-    wait for them: `found_inf`, which torch's fused optimizers and Muon read, is what torch.amp.GradScaler sets for the
-    same purpose.
+    lr: () the scheduled learning rate, of which every group has its share. Everything lies on the device and the host
+    need not wait for it: `found_inf`, which torch's fused optimizers and Muon read, is what torch.amp.GradScaler sets
+    for the same purpose.
     """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    good = norm.isfinite() & numbers.isfinite().all()
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
         optimizer.step()
+    return good
 
 
 @torch.no_grad()
