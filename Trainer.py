@@ -74,7 +74,7 @@ class Trainer:
             load_weights(self.model, start.contents["state_dict"], start.source)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if args.ema else None
-        self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay)
+        self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay, self.dtype)
 
         data = {
             "root": args.DR, "frame_H": args.frame_H, "frame_W": args.frame_W, "train_vi_len": args.train_vi_len,
@@ -93,6 +93,8 @@ class Trainer:
         self.epoch, self.history, self.best_psnr, self.within, self.progress = 0, [], None, None, None
         if start.contents and start.goes_on:
             self._go_on_from(start)
+        self.undrawn = self.root / ".undrawn"  # it is there while an epoch is saved and not yet drawn
+        self.must_draw_again = self.undrawn.exists() and start.goes_on and self.within is None
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step, skipped where a number is not finite.
@@ -159,6 +161,8 @@ class Trainer:
         board = Board(self.root, self.epoch) if args.tensorboard and self.ranks.rank == 0 else None
         if self.ranks.rank == 0:
             write_json(self.root / "environment.json", describe_environment(self.device, self.dtype))
+        if self.must_draw_again:
+            self.draw_again()
         with Stops(args.save_minutes, self.ranks) as stops:
             for epoch in range(self.epoch, args.num_epoch):
                 row = self.train_epoch(epoch, stops)
@@ -170,8 +174,7 @@ class Trainer:
                 self.epoch = epoch + 1
                 if self.ranks.rank == 0:
                     self.save(row, numbered=(epoch + 1) % args.per_save == 0 or last)
-                if draw:
-                    draw()
+                    self.draw(draw)
                 if board:
                     board.write(row, [sequence.name for sequence in self.validation])
         if self.ranks.rank == 0:
@@ -196,7 +199,8 @@ class Trainer:
         )
 
     def save(self, row: dict, numbered: bool) -> None:
-        """Write metrics.csv, the checkpoints and the curves of a finished epoch."""
+        """Write metrics.csv and the checkpoints of a finished epoch, whose pictures are now to be drawn."""
+        write_text(self.undrawn, "")
         write_text(self.root / "metrics.csv", to_csv([list(COLUMNS), *(map(row.get, COLUMNS) for row in self.history)]))
 
         weights, everything = self._checkpoint(row)
@@ -206,8 +210,21 @@ class Trainer:
         if numbered:
             save_checkpoint(self.root / f"epoch={row['epoch']}.ckpt", everything)
         save_checkpoint(self.root / "last.ckpt", everything)
+
+    def draw(self, validation: Callable | None) -> None:
+        """The curves, and the pictures of a validation."""
         if self.args.pictures != "none":
             draw_training(self.history, self.root / "figures")
+        if validation:
+            validation()
+        self.undrawn.unlink(missing_ok=True)
+
+    def draw_again(self) -> None:
+        """Draw the pictures of an epoch that was saved by a process which then ended."""
+        validated = self.history and self.history[-1]["val_psnr"] is not None
+        draw = self.validate(self.epoch - 1)[1] if validated else None
+        if self.ranks.rank == 0:
+            self.draw(draw)
 
     def save_within(self, epoch: int, progress: EpochProgress) -> None:
         """Write last.ckpt in the middle of an epoch; every process waits until it is whole."""
@@ -335,6 +352,8 @@ def main(args: argparse.Namespace | None = None) -> None:
             if args.ckpt_path and start.source == args.ckpt_path:
                 raise InputError(f"{done}, another --save_root starts a new run from these weights")
             print(f"{done}.")
+            if trainer.must_draw_again:
+                trainer.draw_again()
         else:
             print(trainer.describe())
             trainer.fit()

@@ -25,6 +25,7 @@ from modules.runtime import InputError, run_program
 from modules.score.latent import latent_use
 from modules.show.curves import draw_curves
 from modules.show.runs import Run, read_run
+from modules.train.resume import settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STRATEGIES = ("Cyclical", "Monotonic", "None")
@@ -43,7 +44,7 @@ def main() -> None:
     args, training = parser.parse_known_args()
     root = Path(args.save_root)
     flags = ["--DR", args.DR, "--preset", args.preset, *training]
-    settings = vars(parse_trainer([*flags, "--save_root", "x"]))
+    settings = settings_of(parse_trainer([*flags, "--save_root", "x"]))
     if "--seed" in training or "--kl_anneal_type" in training:
         raise InputError("--seed and --kl_anneal_type are what the study varies; use --seeds, and leave the type out")
     remember_protocol(root, settings)

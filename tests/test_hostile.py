@@ -236,6 +236,7 @@ def test_200_damaged_pictures_are_refused_in_one_line_or_read(tmp_path):
 ])
 def test_a_hostile_picture_in_a_data_set_is_one_line(tmp_path, monkeypatch, make, words):
     monkeypatch.chdir(tmp_path)
+    write_numbered(tmp_path, "train", range(5))
     write_numbered(tmp_path, "val", range(3))
     path = tmp_path / "val/val_img/frame000001.png"
     path.unlink()

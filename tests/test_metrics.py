@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.model.vae import MSE_FLOOR, frame_loss
-from modules.score.metrics import frame_mse, psnr, psnr_2023, psnr_kaggle, score
+from modules.score.metrics import psnr, psnr_2023, psnr_kaggle, score
 
 
 def flat(*values):
@@ -56,7 +56,7 @@ def test_a_perfect_frame_counts_as_100_and_the_given_one_not_at_all():
 
 
 def test_losses_by_hand():
-    mse, kl = frame_mse(flat(0.5), flat(0.6)), torch.tensor([3.0])
-    assert frame_loss("mse", mse, kl, 0.5, 24).item() == pytest.approx(0.01 + 1.5)
+    frames, target, kl = flat(0.5)[None], flat(0.6)[None], torch.tensor([[3.0]])
+    assert frame_loss("mse", frames, target, kl, 0.5).item() == pytest.approx(0.01 + 1.5)
     expected = (12 * math.log(0.01 + MSE_FLOOR) + 0.5 * 3) / 12  # (D/2 log mse + beta KL) in units of D/2
-    assert frame_loss("calibrated", mse, kl, 0.5, 24).item() == pytest.approx(expected, abs=1e-5)
+    assert frame_loss("calibrated", frames, target, kl, 0.5).item() == pytest.approx(expected, abs=1e-5)
