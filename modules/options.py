@@ -192,6 +192,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="what z is drawn from in training; prior: for every clip, the posterior only has its KL (the report)")
     add("--posterior_share", type=share, default=1.0,
         help="share of a batch whose z is drawn from the posterior; the others take the prior's mean")
+    add("--posterior_end", type=share,
+        help="that share at the end of the run, to which it goes in a straight line (default: --posterior_share)")
     add("--tfr_rule", default="start", **one_of("start", "interval"),
         help="start: from epoch --tfr_sde on, one --tfr_d_step every epoch (the template's help); interval: one every "
              "--tfr_sde epochs (the report)")
@@ -277,6 +279,7 @@ def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
     """Trainer.py's flags, complete. The preset's values are defaults: a flag on the command line wins."""
     args = parse(trainer_parser(find_preset(argv)), argv)
     args.frame_H, args.frame_W = args.frame_H or 32, args.frame_W or 64
+    args.posterior_end = args.posterior_end or args.posterior_share
     if not args.DR and not args.dry_run:
         raise InputError("--DR is needed: the data set, the folder that holds train/, val/ and test/")
     if args.test and not args.ckpt_path:
@@ -319,7 +322,7 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
     one_step = args.train_vi_len == 2 and args.tf_decides == "feed"
     rules = (
         (("random_start", "persist", "shift_down", "shift_right"), template_order, "with --windows template"),
-        (("posterior_share",), args.z_from == "prior", "with --z_from prior"),
+        (("posterior_share", "posterior_end"), args.z_from == "prior", "with --z_from prior"),
         (("tfr_rule", "tfr_sde", "tfr_d_step"), args.tfr == 0, "with --tfr 0"),
         (("tfr", "tfr_rule", "tfr_sde", "tfr_d_step"), one_step and args.tfr > 0,
          "with --train_vi_len 2: a clip's only predicted frame is fed its first frame either way"),

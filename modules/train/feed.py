@@ -80,7 +80,7 @@ class Feed:
             start = torch.where(to_device(carried, self.device)[:, None, None, None], self.carry, start)
 
         noise = self._draw(torch.randn, (*window[:, 1:].shape, *self.latent), LATENT, epoch, step)
-        of_all = max(1, round(self.batch_size * args.posterior_share))
+        of_all = max(1, round(self.batch_size * now.posterior_share))
         posterior_clips = self.ranks.count_share(of_all)
         if args.z_from == "posterior":
             noise[posterior_clips:] = 0

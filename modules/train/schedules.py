@@ -112,6 +112,7 @@ class Now(NamedTuple):
     tfr: float  # teacher forcing ratio
     lr: float  # learning rate
     averaging: float  # see averaging_share
+    posterior_share: float  # of the clips whose z is drawn from the posterior
 
 
 class Schedules:
@@ -137,14 +138,16 @@ class Schedules:
             tfr=teacher_forcing_ratio(epoch, args.tfr, args.tfr_sde, args.tfr_d_step, args.tfr_rule),
             lr=learning_rate(args.lr_schedule, args.lr, epoch, done, self.total, args.warmup_steps),
             averaging=averaging_share(args.ema, done, self.total),
+            posterior_share=args.posterior_share + (args.posterior_end - args.posterior_share) * done / self.total,
         )
 
     def table(self) -> list[dict[str, float]]:
-        """A row per epoch with its steps, beta, tfr and the learning rate of its last step, as metrics.csv has them."""
+        """A row per epoch with its steps, beta and tfr, and the learning rate and posterior share of its last step."""
         rows = []
         for epoch, steps in enumerate(self.steps):
             now = self.at(epoch, -1)
-            rows.append({"epoch": epoch, "steps": steps, "beta": now.beta, "tfr": now.tfr, "lr": now.lr})
+            rows.append({"epoch": epoch, "steps": steps, "beta": now.beta, "tfr": now.tfr, "lr": now.lr,
+                         "posterior_share": now.posterior_share})
         return rows
 
     def describe(self) -> str:
@@ -157,6 +160,8 @@ class Schedules:
             f"lr (learning rate, {args.lr_schedule}): {spell([row['lr'] for row in rows])}"
             + f", after {args.warmup_steps} steps of warm-up." * bool(args.warmup_steps)
             + "." * (not args.warmup_steps),
+            f"z from the posterior in so large a share of a batch: {spell([row['posterior_share'] for row in rows])}."
+            if args.z_from == "posterior" else "z from the prior in every clip.",
         ]
         return "\n".join(lines)
 
