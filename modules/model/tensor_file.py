@@ -30,25 +30,16 @@ HARMLESS = ("datetime.", "collections.", "types.SimpleNamespace", "functools.par
             "builtins.frozenset")
 
 
-class Refused(Exception):
-    """The file asks for a call of a function, which could run code."""
-
-
 class StandIn(dict):
-    """Stands for an object that is not made: its attributes. made_by: its class or function; args, state: what those
-    were given."""
+    """Stands for an object that is not made: its attributes. made_by: its class or function, called with args."""
 
     made_by, args, state = "", (), ()
     __hash__ = object.__hash__  # the object may have been a key
 
-    def __new__(cls, *args: Any) -> "StandIn":
-        self = super().__new__(cls)
+    def __init__(self, *args: Any):  # of a call only: an object made of its attributes has __setstate__
         self.args = args
-        return self
-
-    def __init__(self, *_: Any):  # of a call only: what is made of its attributes comes to __setstate__
         if self.made_by.partition(".")[0] in LIBRARY and not self.made_by.startswith(HARMLESS):
-            raise Refused(self.made_by)
+            raise PermissionError(self.made_by)
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -58,20 +49,18 @@ class StandIn(dict):
 
 def read_tensor_file(path: Path) -> Any:
     """The nested dicts, lists, tensors and plain values of a file; InputError where it is not one to read."""
-    with open(path, "rb") as file:  # not by its path, since torch looks at the ending, too
-        start, names = file.read(16), []
+    with open(path, "rb") as file:
+        start = file.read(16)
         if not start.startswith((b"PK", b"\x80")):
             found = f"found one that begins with {start!r}" if start else "it is empty"
             raise InputError(f"{path}: {UNREADABLE}, {found}")
         try:
             if start.startswith(b"PK"):
                 check_archive(file, path)
-                file.seek(0)
-                names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-            return load(file, names)
+            return load(file, zipped=start.startswith(b"PK"))
         except InputError:
             raise
-        except Refused as error:
+        except PermissionError as error:
             raise InputError(
                 f"{path}: holds pickled Python objects, which could run code when loaded ({error!s:.80}); expected "
                 "tensors and plain values only. If you trust it, save it again with torch.save({'state_dict': …}, path)"
@@ -94,8 +83,10 @@ def check_archive(file: BinaryIO, path: Path) -> None:
             raise InputError(f"{path}: is damaged, its checksums are wrong; expected the file as torch.save wrote it")
 
 
-def load(file: BinaryIO, names: list[str]) -> Any:
-    """torch.load, with a stand-in for each of these names, and for those at which it stops."""
+def load(file: BinaryIO, zipped: bool) -> Any:
+    """torch.load, with a stand-in for every name at which it stops. (By its path it would look at the ending, too.)"""
+    file.seek(0)
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(file) if zipped else []
     known = {name: stand_in(name) for name in names}
     for _ in range(MAX_TRIES):
         file.seek(0)
@@ -104,16 +95,17 @@ def load(file: BinaryIO, names: list[str]) -> Any:
                 warnings.simplefilter("ignore")
                 return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            if found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
-                name = found[1] if "." in found[1] else f"builtins.{found[1]}"
-                known[name] = stand_in(name)
-            elif found := re.search(rf"Can only SETITEMS? for .* got <class '{__name__}\.(.+)'>", str(error)):
-                known[found[1]] = OrderedDict  # torch fills dicts of its own kinds only
-            elif found := re.search(r"GLOBAL (\S+) whose module|reduce for (unrecognized function)", str(error)):
-                raise Refused(found[1] or found[2]) from None
-            else:
-                raise
-    raise Refused(f"more than {MAX_TRIES} of them")
+            why = str(error)
+        if found := re.search(r"GLOBAL (\S+) was not an allowed global", why):
+            name = found[1] if "." in found[1] else f"builtins.{found[1]}"
+            known[name] = stand_in(name)
+        elif found := re.search(rf"Can only SETITEMS? for .* got <class '{__name__}\.(.+)'>", why):
+            known[found[1]] = OrderedDict  # torch fills dicts of its own kinds only
+        elif found := re.search(r"GLOBAL (\S+) whose module|reduce for (unrecognized function)", why):
+            raise PermissionError(found[1] or found[2])
+        else:
+            raise ValueError(why)
+    raise PermissionError(f"more than {MAX_TRIES} of them")
 
 
 def stand_in(name: str) -> Callable:
@@ -122,30 +114,20 @@ def stand_in(name: str) -> Callable:
         return lambda *parts: str(PurePosixPath(*parts))
     name = name.replace("numpy._core.", "numpy.core.")
     calls = {"collections.defaultdict": lambda *_: {}, "collections.deque": lambda *_: [],
-             "numpy.core.multiarray.scalar": number}
+             "numpy.core.multiarray.scalar": lambda *args: next(iter(numbers(*args).tolist()), None)}
     return calls.get(name) or type(name, (StandIn,), {"made_by": name})
 
 
-def numbers(described: StandIn, data: bytes) -> np.ndarray:
-    """numpy's plain numbers (n,), from the stand-in of their dtype; ValueError for strings, dates, objects."""
+def numbers(described: StandIn, data: Any) -> np.ndarray:
+    """numpy's plain numbers (n,), from the stand-in of their dtype; nothing of strings, dates and objects."""
     code, order = described.args[0], described.state[1]
-    if code[0] not in "biuf":
-        raise ValueError
-    array = np.frombuffer(data, np.dtype(code).newbyteorder(order))
-    return array.astype(array.dtype.newbyteorder("="))
-
-
-def number(described: StandIn, data: Any) -> Any:
-    """A number of numpy's as Python's own; None for anything else."""
-    with contextlib.suppress(Exception):
-        return numbers(described, data)[0].item()
+    return np.frombuffer(data, code) if code[0] in "biuf" and order != ">" else np.empty(0)
 
 
 def as_tensor(value: Any) -> Tensor | None:
     """A tensor, or that of the stand-in of a numpy array of numbers; None for anything else."""
     if isinstance(value, StandIn) and value.made_by == "numpy.core.multiarray._reconstruct":
-        with contextlib.suppress(Exception):  # see above, and what torch has no type for
+        with contextlib.suppress(Exception):  # objects, and what torch has no type for
             _, shape, described, by_column, data = value.state
-            array = numbers(described, data).reshape(shape, order="F" if by_column else "C")
-            return torch.from_numpy(np.ascontiguousarray(array))
+            return torch.tensor(numbers(described, data).reshape(shape, order="F" if by_column else "C"))
     return value if isinstance(value, Tensor) else None
