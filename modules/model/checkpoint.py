@@ -29,7 +29,7 @@ from modules.runtime import InputError
 
 DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(VAE_Model).parameters.items()}
 MODEL_FLAGS = tuple(DEFAULTS)  # how to build the model: the one list of their names
-ENDINGS = (".ckpt", ".pth", ".pt", ".pth.tar", ".safetensors")
+ENDINGS = (".ckpt", ".pth", ".pt", ".pth.tar")
 TEMPLATE_SIZE = (32, 64)
 MAX_CHANNELS, MAX_SIDE, MAX_COUNT = 1 << 14, 1 << 14, 1 << 40  # F_dim and the others; pixels; epochs and steps
 LARGEST = 1e30  # of a number in the history
