@@ -49,4 +49,6 @@ def draw_validation(
         )
         gifs = {figures / f"validation{ending}.gif": film.prediction} if sequence is sequences[0] else {}
         jobs += sequence_jobs(film, figures / f"{sequence.name}{ending}", gifs, pictures, films)
+    if films and len(sequences) > FILMS_OF_TRAINING:
+        print(f"Pictures of the first {FILMS_OF_TRAINING} of {len(sequences)} validation sequences: {figures}")
     draw(jobs)
