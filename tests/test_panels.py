@@ -151,14 +151,14 @@ def test_a_film_that_cannot_be_played_is_a_gif_and_one_line(script, film, tmp_pa
 
 def test_processes_draw_what_one_would_and_a_dead_one_is_noticed(film, tmp_path, monkeypatch, capsys):
     jobs = [*sequence_jobs(film, tmp_path / "a/p", {tmp_path / "a/g.gif": film.prediction}, "all"),
-            Job(fail, (tmp_path / "no",), 1, tmp_path)]
+            Job(fail, (tmp_path / "no",), 1)]
     with pytest.raises(InputError, match="no: cannot be written"):
         draw(jobs)
     monkeypatch.setattr(pictures, "WORTH_A_PROCESS", 1)
     monkeypatch.setattr(pictures, "usable_cores", lambda: 2)
     with pytest.raises(InputError, match="no: cannot be written"):
         moved = [job._replace(arguments=(tmp_path / "b" / job.arguments[0].name, *job.arguments[1:])) for job in jobs]
-        draw([*moved, Job(die_elsewhere, (os.getpid(), tmp_path / "b/lived"), 100, tmp_path)])
+        draw([*moved, Job(die_elsewhere, (os.getpid(), tmp_path / "b/lived"), 100)])
     assert (tmp_path / "b/lived").exists(), "done here after its process died"
     for name in ("p.png", "g.gif"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

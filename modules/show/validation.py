@@ -41,7 +41,7 @@ def draw_validation(
     if pictures == "none":
         return
     figures, ending = root / "figures", f"_epoch={epoch}" if keep_all else ""
-    jobs = [scores_job(scores, figures / "psnr_per_frame.png", "validation", train_vi_len)]
+    jobs = [scores_job([(scores, figures / "psnr_per_frame.png", "validation", train_vi_len)])]
     for sequence, frames in list(zip(sequences, predicted, strict=True))[:FILMS_OF_TRAINING]:
         film = Film(
             sequence.name, to_images(frames[0]), to_images(sequence.poses), to_images(sequence.frames),
