@@ -70,7 +70,7 @@ def picture_jobs(
     results: list[Tensor | None],
 ) -> list[Job]:
     """The files of every sequence: its exact frames, and what people look at as far as --pictures asks for it."""
-    jobs = []
+    jobs, figures = [], []
     for sequence, frames, true_frames, scores in zip(sequences, predicted, truth, results, strict=True):
         folder = root / f"seq{sequence.name}"
         prediction, pose = to_images(frames[0]), to_images(sequence.poses)
@@ -81,12 +81,11 @@ def picture_jobs(
         if true_frames is not None:
             film = film._replace(truth=to_images(true_frames), psnr=score(frames[:1], true_frames)[0].tolist())
             gifs[folder / "ground_truth.gif"] = film.truth
-        jobs.append(Job(write_frames, (folder / "frames.npz", film), len(pose), folder))
+        jobs.append(Job(write_frames, (folder / "frames.npz", film), len(pose)))
         jobs += sequence_jobs(film, folder / "panel", gifs, args.pictures)
         if scores is not None and args.pictures != "none":
-            values = {sequence.name: scores.mean(dim=0).tolist()}
-            jobs.append(scores_job(values, folder / "psnr_per_frame.png", "sequence"))
-    return jobs
+            figures.append(({sequence.name: scores.mean(dim=0).tolist()}, folder / "psnr_per_frame.png", "sequence"))
+    return [*jobs, scores_job(figures)] if figures else jobs
 
 
 def report(

@@ -6,13 +6,15 @@ import signal
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import run_inside
+from conftest import check_error, noise_frames, run_inside
 from PIL import Image, ImageSequence
 
+from dataloader import Sequence
 from modules.runtime import InputError
 from modules.show import pictures
 from modules.show.panels import BORDER, ERROR_FULL, GREEN, LINE, PAPER, RED, SCALE, Film, Panels, error_map
 from modules.show.pictures import Job, draw, sequence_jobs
+from modules.show.validation import draw_validation, score_validation
 
 H, W, T = 8, 16, 7
 CELL_H, CELL_W = H * SCALE + 2 * BORDER, W * SCALE + 2 * BORDER
@@ -149,18 +151,31 @@ def test_a_film_that_cannot_be_played_is_a_gif_and_one_line(script, film, tmp_pa
 
 def test_processes_draw_what_one_would_and_a_dead_one_is_noticed(film, tmp_path, monkeypatch, capsys):
     jobs = [*sequence_jobs(film, tmp_path / "a/p", {tmp_path / "a/g.gif": film.prediction}, "all"),
-            Job(fail, (tmp_path / "no",), 1, tmp_path)]
+            Job(fail, (tmp_path / "no",), 1)]
     with pytest.raises(InputError, match="no: cannot be written"):
         draw(jobs)
     monkeypatch.setattr(pictures, "WORTH_A_PROCESS", 1)
     monkeypatch.setattr(pictures, "usable_cores", lambda: 2)
     with pytest.raises(InputError, match="no: cannot be written"):
         moved = [job._replace(arguments=(tmp_path / "b" / job.arguments[0].name, *job.arguments[1:])) for job in jobs]
-        draw([*moved, Job(die_elsewhere, (os.getpid(), tmp_path / "b/lived"), 100, tmp_path)])
+        draw([*moved, Job(die_elsewhere, (os.getpid(), tmp_path / "b/lived"), 100)])
     assert (tmp_path / "b/lived").exists(), "done here after its process died"
     for name in ("p.png", "g.gif"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     check_film(read_film(tmp_path / "b/p.mp4"), 25)
+
+
+def test_a_validation_is_scored_first_and_draws_the_first_films(tmp_path):
+    sequences = [Sequence(f"val{i}", noise_frames(3, 3, 8, 16, seed=i), noise_frames(3, 3, 8, 16)) for i in range(6)]
+    predicted = [sequence.frames[None] / 255 for sequence in sequences]
+    average, scores = score_validation(tmp_path, 2, sequences, predicted, warn=True)
+    assert average == 100.0 and scores["val5"] == [100.0, 100.0], "a perfect frame counts as 100 dB"
+    assert [path.name for path in tmp_path.iterdir()] == ["validation.json"]
+    draw_validation(tmp_path, 2, sequences, predicted, scores, 16, "all", keep_all=True, films=True)
+    films = {f"val{i}_epoch=2.{kind}" for i in range(4) for kind in ("png", "mp4")}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        *films, "validation_epoch=2.gif", "psnr_per_frame.png"
+    }
 
 
 def fail(path):
@@ -172,6 +187,15 @@ def die_elsewhere(home, path):
         os.kill(os.getpid(), signal.SIGKILL)
     path.parent.mkdir(exist_ok=True)
     path.touch()
+
+
+def test_scores_are_safe_before_the_first_picture(dance, trained, tmp_path):
+    (tmp_path / "seq1").write_text("a file where a folder is needed")
+    result = run_inside("Tester.py", "--DR", dance, "--ckpt_path", trained[0] / "best.ckpt", "--save_root", tmp_path,
+                        "--no_baselines", "--pictures", "strips")
+    check_error(result, "seq1", "cannot be written")
+    assert "Your Result" in result.stdout and (tmp_path / "metrics.json").is_file()
+    assert (tmp_path / "seq0/panel.png").is_file(), "what can be drawn is"
 
 
 def test_programs_write_panels(dance, trained, tmp_path):

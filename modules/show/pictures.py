@@ -34,12 +34,11 @@ WORTH_A_PROCESS = 600  # frames: fewer are drawn sooner than a process starts
 
 
 class Job(NamedTuple):
-    """A file to draw: `function(*arguments)` says what went wrong, or nothing. It is sent to another process."""
+    """Something to draw: `function(*arguments)` says what went wrong, or nothing. It is sent to another process."""
 
     function: Callable[..., str | None]
     arguments: tuple
     frames: int  # as a measure of the work
-    path: Path
 
 
 def to_images(frames) -> np.ndarray:
@@ -61,17 +60,23 @@ def sequence_jobs(
     if pictures == "none":
         return []
     frames, strip = len(film.prediction), panel.with_name(panel.name + ".png")
-    jobs = [Job(write_strip, (strip, film), frames // 10 + 1, strip)]
+    jobs = [Job(write_strip, (strip, film), frames // 10 + 1)]
     if pictures == "all":
-        jobs += [Job(save_gif, (path, images), len(images), path) for path, images in gifs.items()]
+        jobs += [Job(save_gif, (path, images), len(images)) for path, images in gifs.items()]
     if pictures == "all" and films:
-        jobs.append(Job(write_film, (panel.with_name(panel.name + ".mp4"), film), 2 * frames, panel))
+        jobs.append(Job(write_film, (panel.with_name(panel.name + ".mp4"), film), 4 * frames))
     return jobs
 
 
-def scores_job(scores: dict[str, list[float]], path: Path, scored_on: str, train_vi_len: int | None = None) -> Job:
-    """The figure of PSNR per frame."""
-    return Job(draw_scores, (scores, path, scored_on, train_vi_len), 100, path)
+def scores_job(figures: list[tuple]) -> Job:
+    """The figures of PSNR per frame, the arguments of draw_scores each; together, as matplotlib starts slowly."""
+    return Job(draw_figures, (figures,), 100 * len(figures))
+
+
+def draw_figures(figures: list[tuple]) -> None:
+    """See scores_job."""
+    for arguments in figures:
+        draw_scores(*arguments)
 
 
 def write_strip(path: Path, film: Film) -> None:
@@ -112,7 +117,7 @@ def draw(jobs: list[Job], title: str = "pictures") -> None:
     work = sum(job.frames for job in jobs)
     processes = min(len(jobs), usable_cores(), work // WORTH_A_PROCESS)
     problems, failures, workers = {}, [], []
-    if any(job.function is draw_scores for job in jobs):
+    if any(job.function is draw_figures for job in jobs):
         prepare_environment()  # matplotlib's folder is passed on to the processes
     try:
         if processes > 1:

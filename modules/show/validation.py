@@ -41,7 +41,7 @@ def draw_validation(
     if pictures == "none":
         return
     figures, ending = root / "figures", f"_epoch={epoch}" if keep_all else ""
-    jobs = [scores_job(scores, figures / "psnr_per_frame.png", "validation", train_vi_len)]
+    jobs = [scores_job([(scores, figures / "psnr_per_frame.png", "validation", train_vi_len)])]
     for sequence, frames in list(zip(sequences, predicted, strict=True))[:FILMS_OF_TRAINING]:
         film = Film(
             sequence.name, to_images(frames[0]), to_images(sequence.poses), to_images(sequence.frames),
@@ -49,4 +49,6 @@ def draw_validation(
         )
         gifs = {figures / f"validation{ending}.gif": film.prediction} if sequence is sequences[0] else {}
         jobs += sequence_jobs(film, figures / f"{sequence.name}{ending}", gifs, pictures, films)
+    if films and len(sequences) > FILMS_OF_TRAINING:
+        print(f"Pictures of the first {FILMS_OF_TRAINING} of {len(sequences)} validation sequences: {figures}")
     draw(jobs)
