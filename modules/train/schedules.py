@@ -153,17 +153,21 @@ class Schedules:
     def describe(self) -> str:
         """The schedules in words, a line each."""
         rows, args = self.table(), self.args
-        lines = [
+        lr = spell([row["lr"] for row in rows])
+        if args.lr_schedule == "cosine":
+            lr = f"from {args.lr:.3g} down to {rows[-1]['lr']:.3g}"
+        warmup = f", after {args.warmup_steps} steps of warm-up" if args.warmup_steps else ""
+        z = "the prior in every clip"
+        if args.z_from == "posterior":
+            falls = f" at the start, {args.posterior_end:.3g} at the end" * (args.posterior_end != args.posterior_share)
+            z = f"the posterior in a share of {args.posterior_share:.3g} of the clips{falls}"
+        return "\n".join([
             f"{len(rows):,} epochs, {self.total:,} optimizer steps.",
             f"tfr (teacher forcing ratio): {spell([row['tfr'] for row in rows])}.",
             f"beta (weight of the KL, {args.kl_anneal_type}): {spell([row['beta'] for row in rows])}.",
-            f"lr (learning rate, {args.lr_schedule}): {spell([row['lr'] for row in rows])}"
-            + f", after {args.warmup_steps} steps of warm-up." * bool(args.warmup_steps)
-            + "." * (not args.warmup_steps),
-            f"z from the posterior in so large a share of a batch: {spell([row['posterior_share'] for row in rows])}."
-            if args.z_from == "posterior" else "z from the prior in every clip.",
-        ]
-        return "\n".join(lines)
+            f"lr (learning rate, {args.lr_schedule}): {lr}{warmup}.",
+            f"z is drawn from {z}.",
+        ])
 
 
 def spell(values: list[float]) -> str:
