@@ -18,8 +18,8 @@ class Progress(tqdm):
         self.lines = not sys.stderr.isatty() or any(name in os.environ for name in NOTEBOOKS)
         super().__init__(
             desc=title, total=total, unit=unit, initial=initial, leave=leave, disable=self.hidden,
-            dynamic_ncols=not self.lines, mininterval=LINE_SECONDS if self.lines else 0.1,
-            maxinterval=LINE_SECONDS if self.lines else 10,
+            position=0 if self.lines else None, dynamic_ncols=not self.lines,
+            mininterval=LINE_SECONDS if self.lines else 0.1, maxinterval=LINE_SECONDS if self.lines else 10,
             bar_format="{desc}: {n_fmt}/{total_fmt} {unit}s, {elapsed}<{remaining}{postfix}" if self.lines else None,
         )
 
