@@ -37,7 +37,7 @@ def pick_device(name: str | None) -> torch.device:
 def cpu_has_bfloat16() -> bool:
     """True where the CPU computes bfloat16 natively (AVX512-BF16 or AMX): there it is faster than float32."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             flags = file.read()
     except OSError:
         return False

@@ -2,18 +2,32 @@
 
 import contextlib
 import csv
+import errno
+import functools
 import io
 import json
 import math
 import os
 import secrets
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from filelock import FileLock, Timeout
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+try:
+    import msvcrt  # on Windows
+except ImportError:
+    msvcrt = None
 
 from modules.runtime import InputError
+
+# on Windows nothing takes the place of a file that a virus scanner or a backup is just reading
+RETRY_SECONDS = (0.1, 0.3, 1, 3) if os.name == "nt" else ()
+LOCK_SECONDS = 0.1  # between two looks at a lock that another process has
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
@@ -26,13 +40,23 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def replace(source: Path, path: Path) -> None:
+    """Move a file to the place of another, once nobody reads that one."""
+    for seconds in RETRY_SECONDS:
+        try:
+            return os.replace(source, path)
+        except PermissionError:
+            time.sleep(seconds)
+    return os.replace(source, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -77,14 +101,41 @@ def lock_file(path: Path, wait: bool = False) -> contextlib.AbstractContextManag
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        open(path, "a").close()
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be written to ({error.strerror})") from None
     try:
-        return FileLock(path).acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        return None
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or "not supported"
-        print(f"warning: {path.parent}: no locks on this drive ({reason}); start no second run there", file=sys.stderr)
-        return contextlib.nullcontext()
+        while not lock_now(file):
+            if not wait:
+                file.close()
+                return None
+            time.sleep(LOCK_SECONDS)
+    except OSError as error:
+        warn_of_no_locks(path.parent, error.strerror or str(error))
+    return file
+
+
+def lock_now(file: TextIO) -> bool:
+    """Lock an open file until it is closed; False if another process has locked it. OSError where there are no locks.
+
+    A second lock of a file in one process is refused as another process' is.
+    """
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            raise OSError(errno.ENOSYS, "this Python has none")
+    except OSError as error:
+        if error.errno in ((errno.EWOULDBLOCK, errno.EAGAIN) if fcntl else (errno.EACCES, errno.EDEADLK)):
+            return False
+        raise
+    return True
+
+
+@functools.cache
+def warn_of_no_locks(folder: Path, reason: str) -> None:
+    """Say once for a folder that nobody is held off from it."""
+    print(f"warning: {folder}: no locks on this drive ({reason}); start no second run there", file=sys.stderr)

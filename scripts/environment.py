@@ -29,7 +29,7 @@ def make_environment(*packages):
     """The environment's python, with requirements.txt and the named packages installed."""
     python = os.environ.get("PYTHON") or sys.executable
     folder = from_here(os.environ["VENV"]) if os.environ.get("VENV") else ROOT / ".venv"
-    inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    inside = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not inside.exists():
         check = "import sys; sys.exit(sys.version_info < (3, 10))"
         try:
