@@ -129,9 +129,12 @@ def is_launched() -> bool:
         os.environ["WORLD_SIZE"] = "1"  # said once
         return False
     numbers = [name for name in TORCHRUN if name != "MASTER_ADDR"]
-    wrong = [f"{name}={os.environ[name]}" for name in numbers if not os.environ[name].isdigit()]
+    wrong = [f"{name}={os.environ[name]}" for name in numbers if not os.environ[name].isdecimal()]
     if wrong:
         raise InputError(f"{', '.join(wrong)}: expected whole numbers, as torchrun sets them")
+    if int(os.environ["RANK"]) >= int(size) or not 0 < int(os.environ["MASTER_PORT"]) < 2**16:
+        found = ", ".join(f"{name}={os.environ[name]}" for name in numbers)
+        raise InputError(f"{found}: expected a rank below the size and a port below 65536, as torchrun sets them")
     return True
 
 
@@ -147,8 +150,9 @@ def join(device: str | None) -> Iterator[Ranks]:
             raise InputError(f"process {local} of this machine finds {torch.cuda.device_count()} GPUs; start fewer")
         torch.cuda.set_device(local)
     elif "OMP_NUM_THREADS" not in os.environ:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        torch.set_num_threads(max(1, torch.get_num_threads() // here))
+        here = os.environ.get("LOCAL_WORLD_SIZE", "")
+        here = int(here if here.isdecimal() else os.environ["WORLD_SIZE"])
+        torch.set_num_threads(max(1, torch.get_num_threads() // max(1, here)))
     with peers():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     ranks, stdout = Ranks(dist.get_rank(), dist.get_world_size()), sys.stdout
