@@ -7,6 +7,11 @@ import argparse
 import time
 from pathlib import Path
 
+from modules.options import parse_tester
+from modules.runtime import InputError, run_program
+
+FLAGS = run_program(parse_tester) if __name__ == "__main__" else None  # errors in flags need not wait for torch
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,64 +22,71 @@ from modules.data.truth import find_truth
 from modules.device import pick_device, pick_precision
 from modules.files import write_json, write_text
 from modules.model.checkpoint import check_frame_size, load_checkpoint, model_from_checkpoint
-from modules.options import parse_tester
-from modules.runtime import InputError, run_program
-from modules.score.baselines import training_set, trivial_predictions
-from modules.score.evaluate import predict, score
-from modules.score.metrics import psnr_kaggle
-from modules.score.scores import DEFINITIONS, all_scores, score_table, warn_if_below_baselines
-from modules.show.figures import draw_psnr_per_frame
-from modules.show.panels import write_panels
-from modules.show.video import save_gif
+from modules.score.baselines import compare, score_table, training_set, warn_if_below_baselines
+from modules.score.metrics import DEFINITIONS, psnr_kaggle, score
+from modules.score.predict import predict
+from modules.show.panels import Film
+from modules.show.pictures import Job, draw, scores_job, sequence_jobs, to_images, write_frames
 
 
-def main() -> None:
-    args = parse_tester()
+def main(args: argparse.Namespace | None = None) -> None:
+    args = args or parse_tester()
     root = Path(args.save_root)
-    if not args.ckpt_path:
-        raise InputError("--ckpt_path is needed: the checkpoint to predict with, e.g. runs/best/best.ckpt")
-    device = pick_device(args.device)
+    if args.unused:
+        print(f"Not used in prediction, the checkpoint decides: {' '.join(f'--{name}' for name in args.unused)}")
+    device = pick_device(args.device, args.cuda_graphs)
     dtype = pick_precision(args.precision, device)
     model, size = model_from_checkpoint(load_checkpoint(args.ckpt_path), args.ckpt_path)
     model.to(device, memory_format=torch.channels_last)
     height, width = args.frame_H or size[0], args.frame_W or size[1]
     check_frame_size(model, (height, width), str(args.ckpt_path))
-    sequences = Dataset_Dance(
-        args.DR, "test", height, width, cache_dir=args.cache_dir, workers=args.num_workers
-    ).sequences
+    options = {"cache_dir": args.cache_dir, "workers": args.num_workers, "skip_bad": args.skip_bad}
+    sequences = Dataset_Dance(args.DR, "test", height, width, **options).sequences
     truth = find_truth(args.DR, args.gt, sequences)
 
     latent = f"{args.num_samples} samples of the prior" if args.num_samples else "the prior's mean"
     lengths = ", ".join(str(len(sequence.poses)) for sequence in sequences)
     print(f"Predicting {len(sequences)} sequences of {lengths} frames, z = {latent}.")
     begin = time.perf_counter()
-    predicted = predict(model, sequences, dtype, args.seed, args.num_samples)
+    predicted = predict(model, sequences, dtype, args.seed, args.num_samples, args.cuda_graphs)
     seconds = time.perf_counter() - begin
     print(f"{seconds:.1f} s, {seconds / len(sequences):.1f} s per sequence.")
     if not all(torch.isfinite(frames).all() for frames in predicted):
         raise InputError(f"{args.ckpt_path}: predicts values that are not finite; its weights cannot be used")
 
     results = [score(p, t) if t is not None else None for p, t in zip(predicted, truth, strict=True)]
-    for sequence, frames, true_frames, scores in zip(sequences, predicted, truth, results, strict=True):
-        write_sequence(root, sequence, frames[0], true_frames, scores, args.make_gif)
     report(root, args, sequences, predicted, truth, results, seconds)
     if args.submission:
         write_submission(root / "submission.csv", [frames[0] for frames in predicted])
+    draw(picture_jobs(root, args, sequences, predicted, truth, results))
 
 
-def write_sequence(
-    root: Path, sequence: Sequence, frames: Tensor, truth: Tensor | None, scores: Tensor | None, top_gif: bool
-) -> None:
-    """The pictures of one sequence: frames (T, 3, H, W), truth the same or None, scores (samples, T-1) dB or None."""
-    folder = root / f"seq{sequence.name}"
-    save_gif(folder / "pred_seq.gif", frames)
-    save_gif(folder / "pose.gif", sequence.poses)
-    if top_gif:
-        save_gif(root / f"pred_seq{sequence.name}.gif", frames)
-    write_panels(folder / "panel", frames, sequence.poses, truth)
-    if truth is not None:
-        save_gif(folder / "ground_truth.gif", truth)
-        draw_psnr_per_frame({f"sequence {sequence.name}": scores.mean(dim=0).numpy()}, folder / "psnr_per_frame.png")
+def picture_jobs(
+    root: Path,
+    args: argparse.Namespace,
+    sequences: list[Sequence],
+    predicted: list[Tensor],
+    truth: list[Tensor | None],
+    results: list[Tensor | None],
+) -> list[Job]:
+    """The files of every sequence: its exact frames, and what people look at as far as --pictures asks for it."""
+    jobs = []
+    for sequence, frames, true_frames, scores in zip(sequences, predicted, truth, results, strict=True):
+        folder = root / f"seq{sequence.name}"
+        prediction, pose = to_images(frames[0]), to_images(sequence.poses)
+        gifs = {folder / "pred_seq.gif": prediction, folder / "pose.gif": pose}
+        if args.make_gif:
+            gifs[root / f"pred_seq{sequence.name}.gif"] = prediction
+        film = Film(sequence.name, prediction, pose)
+        if true_frames is not None:
+            film = film._replace(truth=to_images(true_frames), psnr=score(frames[:1], true_frames)[0].tolist())
+            gifs[folder / "ground_truth.gif"] = film.truth
+        jobs.append(Job(write_frames, (folder / "frames.npz", film), len(pose), folder))
+        jobs += sequence_jobs(film, folder / "panel", gifs, args.pictures)
+        if scores is not None and args.pictures != "none":
+            values = {sequence.name: scores.mean(dim=0).tolist()}
+            jobs.append(scores_job(values, folder / "psnr_per_frame.png", "sequence"))
+    return jobs
 
 
 def report(
@@ -88,14 +100,19 @@ def report(
 ) -> None:
     """Write metrics.json and print the course's result block. With samples, `psnr` is their mean."""
     known = [i for i, scores in enumerate(results) if scores is not None]
-    compared = compare(args, sequences, predicted, truth) if known else {}
+    training = None
+    if known and not args.no_baselines:
+        size = predicted[0].shape[-2:]
+        training = training_set(
+            args.DR, *size, cache_dir=args.cache_dir, workers=args.num_workers, skip_bad=args.skip_bad
+        )
+    compared = compare(sequences, predicted, truth, training, trivial=not args.no_baselines)
     rows = []
     for sequence, scores in zip(sequences, results, strict=True):
         row = {"name": sequence.name, "frames": len(sequence.poses), "psnr": None, "psnr_per_frame": None}
         if scores is not None:
-            row |= {"psnr": float(scores.mean()), "psnr_per_frame": scores.mean(dim=0).tolist()}
-            model, *baselines = compared[sequence.name].items()
-            row |= {key: value for key, value in model[1].items() if key != "psnr"} | {"baselines": dict(baselines)}
+            baselines = dict(compared[sequence.name])
+            row |= baselines.pop("model") | {"psnr_per_frame": scores.mean(dim=0).tolist(), "baselines": baselines}
             if args.num_samples:
                 row["psnr_best_sample"] = float(scores.mean(dim=1).max())
         rows.append(row)
@@ -126,23 +143,6 @@ def report(
             warn_if_below_baselines(compared)
 
 
-def compare(
-    args: argparse.Namespace, sequences: list[Sequence], predicted: list[Tensor], truth: list[Tensor | None]
-) -> dict[str, dict[str, dict]]:
-    """All scores of the model and of the trivial baselines, for every sequence with true frames."""
-    height, width = predicted[0].shape[-2:]
-    training = None if args.no_baselines else training_set(
-        args.DR, height, width, cache_dir=args.cache_dir, workers=args.num_workers
-    )
-    compared = {}
-    for sequence, frames, true_frames in zip(sequences, predicted, truth, strict=True):
-        if true_frames is not None:
-            trivial = {} if args.no_baselines else trivial_predictions(sequence, true_frames, training)
-            scored = {key: all_scores(prediction[None], true_frames) for key, prediction in trivial.items()}
-            compared[sequence.name] = {"model": all_scores(frames, true_frames), **scored}
-    return compared
-
-
 def write_submission(path: Path, predicted: list[Tensor]) -> None:
     """The course's submission.csv: `id,0,…`, a row per frame, sequence-major, frame 0 included, C, H, W flattened."""
 
@@ -155,4 +155,4 @@ def write_submission(path: Path, predicted: list[Tensor]) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, FLAGS)

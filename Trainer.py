@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from modules.options import parse_trainer, without_effect
@@ -21,7 +22,7 @@ FLAGS = run_program(parse_trainer) if __name__ == "__main__" else None  # errors
 import torch
 from torch import Tensor
 
-from dataloader import Dataset_Dance
+from dataloader import Dataset_Dance, all_of
 from modules.data.pixels import frame_mse, to_float
 from modules.device import autocast, pick_device, pick_precision
 from modules.files import to_csv, write_json, write_text
@@ -29,14 +30,14 @@ from modules.graphs import Graphed
 from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, save_checkpoint
 from modules.model.vae import VAE_Model, frame_loss
 from modules.progress import Progress
-from modules.score.evaluate import predict
+from modules.score.predict import predict
 from modules.show.board import Board
-from modules.show.figures import draw_run
-from modules.show.runs import describe_environment
-from modules.show.validation import write_validation
+from modules.show.curves import draw_training
+from modules.show.runs import COLUMNS, describe_environment
+from modules.show.validation import draw_validation, score_validation
 from modules.train.distributed import Ranks, is_launched, join, launch
 from modules.train.feed import Batch, Feed
-from modules.train.optimizers import build_optimizers, move_towards, step_if
+from modules.train.optimizers import build_optimizers, clipped_step, move_towards
 from modules.train.resume import (
     EpochProgress,
     Start,
@@ -50,7 +51,6 @@ from modules.train.resume import (
 )
 from modules.train.schedules import Schedules, data_share
 
-COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr", "seconds", "frames_per_second")
 LOG_STEPS = 20  # steps between two reads of the numbers on the device
 COURSE_FRAMES = 23410  # training frames of the course, for --dry_run
 
@@ -64,10 +64,8 @@ class Trainer:
     def __init__(self, args: argparse.Namespace, start: Start | None = None, ranks: Ranks | None = None):
         start, ranks = start or Start(), ranks or Ranks()
         self.args, self.root, self.ranks = args, Path(args.save_root), ranks
-        self.device = pick_device(args.device)
+        self.device = pick_device(args.device, args.cuda_graphs)
         self.dtype = pick_precision(args.precision, self.device)
-        if args.cuda_graphs and self.device.type != "cuda":
-            raise InputError("--cuda_graphs: needs a GPU; leave it out on a CPU")
 
         torch.manual_seed(args.seed)
         sizes = {name: getattr(args, name) for name in MODEL_FLAGS}
@@ -76,23 +74,27 @@ class Trainer:
             load_weights(self.model, start.contents["state_dict"], start.source)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if args.ema else None
-        self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay)
+        self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay, self.dtype)
 
         data = {
             "root": args.DR, "frame_H": args.frame_H, "frame_W": args.frame_W, "train_vi_len": args.train_vi_len,
             "val_vi_len": args.val_vi_len, "partial": args.partial, "cache_dir": args.cache_dir,
             "workers": args.num_workers, "skip_bad": args.skip_bad,
         }
-        self.data = [Dataset_Dance(mode=mode, **data) for mode in (["val"] if args.test else ["train", "val"])]
+        modes = ["val"] if args.test else ["train", "val"]
+        self.data = all_of(*(functools.partial(Dataset_Dance, mode=mode, **data) for mode in modes))
         if not args.test:  # nothing is decoded before all that names can tell is checked
             latent = self.model.latent_shape(args.frame_H, args.frame_W)
             self.feed = Feed(args, self.data[0], latent, ranks, self.device)
+        all_of(*(data.decode for data in self.data))
         self.validation = self.data[-1].sequences
         graphed = args.cuda_graphs and ranks.size == 1
         self.update = Graphed(self.step, enabled=True) if graphed else self.step
         self.epoch, self.history, self.best_psnr, self.within, self.progress = 0, [], None, None, None
         if start.contents and start.goes_on:
             self._go_on_from(start)
+        self.undrawn = self.root / ".undrawn"  # it is there while an epoch is saved and not yet drawn
+        self.must_draw_again = self.undrawn.exists() and start.goes_on and self.within is None
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step, skipped where a number is not finite.
@@ -111,14 +113,12 @@ class Trainer:
         kl = out.kl.flatten(2).sum(dim=2)  # (B, T-1) nats a frame, zero where a clip has no posterior
         loss = frame_loss(self.args.loss, out.frames, target, kl, batch.beta).mean()
 
-        self.model.zero_grad(set_to_none=True)
+        self.model.zero_grad()
         loss.backward()
         mse = frame_mse(out.frames, target)
         numbers = torch.stack([loss, mse.mean(), kl.mean() / batch.posterior_share]).detach()
         numbers = self.ranks.average(self.model, numbers)  # and the gradients
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip_norm)
-        good = torch.isfinite(norm) & torch.isfinite(numbers).all()
-        step_if(good, self.optimizers, batch.lr)
+        good = clipped_step(self.model, self.optimizers, numbers, batch.lr, self.args.clip_norm)
         if self.averaged:
             move_towards(self.averaged, self.model, batch.averaging)
         return torch.cat([numbers, good[None]]), torch.where(good, out.frames[:, -1].detach(), batch.start)
@@ -161,45 +161,47 @@ class Trainer:
         board = Board(self.root, self.epoch) if args.tensorboard and self.ranks.rank == 0 else None
         if self.ranks.rank == 0:
             write_json(self.root / "environment.json", describe_environment(self.device, self.dtype))
+        if self.must_draw_again:
+            self.draw_again()
         with Stops(args.save_minutes, self.ranks) as stops:
             for epoch in range(self.epoch, args.num_epoch):
                 row = self.train_epoch(epoch, stops)
-                begin, last = time.perf_counter(), epoch + 1 == args.num_epoch
+                begin, last, draw = time.perf_counter(), epoch + 1 == args.num_epoch, None
                 if (epoch + 1) % args.val_every == 0 or last:
-                    row["val_psnr"] = self.validate(epoch)
+                    row["val_psnr"], draw = self.validate(epoch)
                 row["seconds"] += time.perf_counter() - begin
                 self.history.append(row)
                 self.epoch = epoch + 1
                 if self.ranks.rank == 0:
                     self.save(row, numbered=(epoch + 1) % args.per_save == 0 or last)
+                    self.draw(draw)
                 if board:
                     board.write(row, [sequence.name for sequence in self.validation])
         if self.ranks.rank == 0:
             print(f"Best validation PSNR {self.best_psnr:.3f} dB. Weights: {self.root / 'best.ckpt'}")
 
-    def validate(self, epoch: int) -> float | None:
-        """Full-length prediction of the validation sequences from their first frames, z the prior's mean: mean PSNR.
+    def validate(self, epoch: int) -> tuple[float | None, Callable | None]:
+        """Full-length prediction of the validation sequences from their first frames, z the prior's mean: mean PSNR,
+        and the drawing of its pictures, which can wait until the epoch is saved.
 
-        With several processes each predicts its share; the first scores and draws, the others return None.
+        With several processes each predicts its share; the first scores, the others return None twice.
         """
-        sequences, mine = self.validation, self.validation[self.ranks.rank :: self.ranks.size]
-        predicted = self.ranks.collect(self._predict(mine) if mine else [])
+        args, sequences, mine = self.args, self.validation, self.validation[self.ranks.rank :: self.ranks.size]
+        frames = predict(self.best_model, mine, self.dtype, graphs=args.cuda_graphs) if mine else []
+        predicted = self.ranks.collect(frames)
         if predicted is None:
-            return None
-        last = epoch + 1 == self.args.num_epoch or self.args.test
-        return write_validation(
-            self.root, epoch, sequences, predicted, self.args.train_vi_len, keep_all=self.args.store_visualization,
-            last=last, warn=not self.args.no_sanity,
+            return None, None
+        last = epoch + 1 == args.num_epoch or args.test
+        average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
+        return average, functools.partial(
+            draw_validation, self.root, epoch, sequences, predicted, scores, args.train_vi_len, args.pictures,
+            keep_all=args.store_visualization, films=last or args.store_visualization,
         )
 
-    def _predict(self, sequences: list) -> list[Tensor]:
-        """Whole sequences from their first frames, see modules/score/evaluate.py."""
-        return predict(self.best_model, sequences, self.dtype, graphs=self.args.cuda_graphs)
-
     def save(self, row: dict, numbered: bool) -> None:
-        """Write metrics.csv, the figures and the checkpoints of a finished epoch."""
-        write_text(self.root / "metrics.csv", to_csv([COLUMNS, *(map(row.get, COLUMNS) for row in self.history)]))
-        draw_run(self.history, self.root / "figures")
+        """Write metrics.csv and the checkpoints of a finished epoch, whose pictures are now to be drawn."""
+        write_text(self.undrawn, "")
+        write_text(self.root / "metrics.csv", to_csv([list(COLUMNS), *(map(row.get, COLUMNS) for row in self.history)]))
 
         weights, everything = self._checkpoint(row)
         if row["val_psnr"] is not None and (self.best_psnr is None or row["val_psnr"] > self.best_psnr):
@@ -208,6 +210,21 @@ class Trainer:
         if numbered:
             save_checkpoint(self.root / f"epoch={row['epoch']}.ckpt", everything)
         save_checkpoint(self.root / "last.ckpt", everything)
+
+    def draw(self, validation: Callable | None) -> None:
+        """The curves, and the pictures of a validation."""
+        if self.args.pictures != "none":
+            draw_training(self.history, self.root / "figures")
+        if validation:
+            validation()
+        self.undrawn.unlink(missing_ok=True)
+
+    def draw_again(self) -> None:
+        """Draw the pictures of an epoch that was saved by a process which then ended."""
+        validated = self.history and self.history[-1]["val_psnr"] is not None
+        draw = self.validate(self.epoch - 1)[1] if validated else None
+        if self.ranks.rank == 0:
+            self.draw(draw)
 
     def save_within(self, epoch: int, progress: EpochProgress) -> None:
         """Write last.ckpt in the middle of an epoch; every process waits until it is whole."""
@@ -327,12 +344,16 @@ def main(args: argparse.Namespace | None = None) -> None:
             args, start = find_start(args)
             trainer = Trainer(args, start, ranks)
         if args.test:
-            trainer.validate(max(0, trainer.epoch - 1))
+            draw = trainer.validate(max(0, trainer.epoch - 1))[1]
+            if draw:
+                draw()
         elif trainer.epoch >= args.num_epoch:
             done = f"{start.source}: all {trainer.epoch} epochs are done; a larger --num_epoch goes on"
             if args.ckpt_path and start.source == args.ckpt_path:
                 raise InputError(f"{done}, another --save_root starts a new run from these weights")
             print(f"{done}.")
+            if trainer.must_draw_again:
+                trainer.draw_again()
         else:
             print(trainer.describe())
             trainer.fit()

@@ -252,8 +252,8 @@ def warn_if_constant(pictures: Tensor, folder: Path) -> float:
     """The share of pictures (N, 3, H, W) that show one colour only; a warning if that is more than a few."""
     counts = []
     for part in pictures.split(4096):
-        low, high = part.flatten(2).min(dim=2).values, part.flatten(2).max(dim=2).values
-        counts.append(int((high - low <= CONSTANT).all(dim=1).sum()))
+        spread = part.flatten(2).amax(dim=2) - part.flatten(2).amin(dim=2)  # (n, 3)
+        counts.append(int((spread <= CONSTANT).all(dim=1).sum()))
     count, share = sum(counts), sum(counts) / len(pictures)
     if share > FEW_SHARE and (count > FEW or count == len(pictures)):
         part = f"{count:,} of {len(pictures):,} pictures ({share:.0%})"

@@ -71,6 +71,12 @@ def to_csv(rows: list[list]) -> str:
     return text.getvalue()
 
 
+def to_markdown(rows: list[list[str]]) -> str:
+    """A Markdown table of a header and rows."""
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body]) + "\n"
+
+
 def write_json(path: Path, contents: Any) -> None:
     """Write JSON. Numbers that are not finite become null, which every reader of JSON understands."""
     write_text(path, json.dumps(finite(contents), indent=1, allow_nan=False))

@@ -24,8 +24,17 @@ class Progress(tqdm):
         )
 
     def status_printer(self, file):
-        """How tqdm shows a state."""
-        return (lambda text: file.write(f"{text}\n") if text else None) if self.lines else tqdm.status_printer(file)
+        """How tqdm shows a state: as a line from the first step on."""
+        if self.lines:
+            return lambda text: file.write(f"{text}\n" * (self.n > self.initial))
+        return super().status_printer(file)
+
+    def close(self) -> None:
+        if self.lines and not self.disable:  # what tqdm would write makes empty lines
+            if self.leave:
+                self.fp.write(f"{self}\n")
+            self.disable = True
+        super().close()
 
     def say(self, text: str) -> None:
         """Words after the bar, shown when it is drawn the next time."""

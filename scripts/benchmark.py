@@ -25,17 +25,15 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dataloader import Sequence, list_pictures
+from dataloader import Sequence, training_pictures
 from modules.data.picture_cache import read_picture
 from modules.files import write_json, write_text
 from modules.model.vae import VAE_Model
 from modules.options import parse_trainer
 from modules.runtime import keep_freed_memory, run_program
-from modules.score.evaluate import predict
-from modules.show.figures import draw_benchmark
+from modules.score.predict import predict
+from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
 from modules.show.runs import describe_environment
-from modules.train.distributed import Ranks
-from modules.train.feed import Plan
 from Trainer import Trainer
 
 PRESETS = {"template": "template", "multiscale": "best"}
@@ -52,10 +50,9 @@ class Case:
         flags = ["--num_epoch", "1", "--epoch_steps", "10000"]
         flags += ["--batch_size", str(batch)] if arch == "template" else []
         args = parse_trainer([*common_flags(data, arch, precision), *flags])
-        args.frame_H, args.frame_W = HEIGHT, WIDTH
-        self.trainer = Trainer(args, None, None, Ranks())
+        self.trainer = Trainer(args)
         self.model, self.device, self.dtype = self.trainer.model, self.trainer.device, self.trainer.dtype
-        self.plan = Plan(*(x.to(self.trainer.frames.device) for x in self.trainer._plan(0)))
+        self.trainer.feed.begin(0)
         self.at, self.training, self.one, self.six = 0, [], [], []
 
     def train(self, seconds: float) -> None:
@@ -71,10 +68,10 @@ class Case:
 
     def step(self) -> int:
         """One optimizer step; returns the number of frames that it predicted."""
-        window = self.plan.windows[self.at]
-        self.trainer.step(self.plan, 0, self.at, beta=1.0, tfr=0.0, lr=1e-4)
+        batch, feed = self.trainer.feed.batch(self.at), self.trainer.feed
+        feed.carry = self.trainer.step(batch._replace(feed_truth=False, lr=torch.full_like(batch.lr, 1e-4)))[1]
         self.at += 1
-        return window.shape[0] * (window.shape[1] - 1)
+        return batch.frames.shape[0] * (batch.frames.shape[1] - 1)
 
     def predict(self, sequences: list[Sequence]) -> None:
         """Predict one sequence, and all of them; notes seconds scaled to 629 frames."""
@@ -101,11 +98,11 @@ class Reference(Case):
         self.name = "reference"
         self.model.to(memory_format=torch.contiguous_format)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
-        self.files = [list_pictures(data / "train" / name) for name in ("train_img", "train_label")]
+        self.files = training_pictures(data)
         self.readers = ThreadPoolExecutor(os.cpu_count())
 
     def step(self) -> int:
-        window = self.plan.windows[self.at]
+        window = self.trainer.feed.plan.windows[self.at]
         pictures = ([files[i] for i in window.flatten()] for files in self.files)
         frames, poses = (torch.stack([*self.readers.map(self.decode, p)]).unflatten(0, window.shape) for p in pictures)
         last, losses = frames[:, 0], []
@@ -184,12 +181,9 @@ import os, sys, time
 sys.argv = ["Trainer.py", *sys.argv[2:], "--epoch_steps", "1", "--num_epoch", "1"]
 begun = float({begun})
 import Trainer, torch
-from modules.train.distributed import Ranks
-args = Trainer.parse_trainer()
-args.frame_H, args.frame_W = 32, 64
-trainer = Trainer.Trainer(args, None, None, Ranks())
-plan = trainer._plan(0)
-trainer.step(type(plan)(*(x.to(trainer.frames.device) for x in plan)), 0, 0, 1.0, 0.0, 1e-4).tolist()
+trainer = Trainer.Trainer(Trainer.parse_trainer())
+trainer.feed.begin(0)
+trainer.step(trainer.feed.batch(0))[0].tolist()
 print("SECONDS", time.time() - begun)
 if torch.cuda.is_available():
     print("BYTES", torch.cuda.max_memory_allocated())
@@ -295,6 +289,23 @@ def write(out: Path, result: dict) -> None:
     write_text(out.with_name(out.name + ".md"), text)
     draw_benchmark(result["rows"], out.with_name(out.name + ".png"))
     print(text)
+
+
+def draw_benchmark(rows: list[dict], path: Path) -> None:
+    """Bars, on a logarithmic axis: how many times faster than the reference each case trains and predicts."""
+    figure, (axis,) = new_figure(size=(6, 3.5))
+    axis.set(xlabel="times the reference", title="Speed against the reference of the same run")
+    for offset, key, color, label in (
+        (0.2, "train_ratio", BLUE, "training"), (-0.2, "predict_6_ratio", ORANGE, "prediction, six sequences"),
+    ):
+        places = [i + offset for i in range(len(rows))]
+        bars = axis.barh(places, [row[key] for row in rows], 0.38, color=color, label=label)
+        axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    axis.set(xscale="log", yticks=range(len(rows)), yticklabels=[row["name"] for row in rows])
+    axis.set_xlim(right=1.3 * axis.get_xlim()[1])  # room for the last number
+    axis.invert_yaxis()
+    axis.legend(frameon=False, loc="upper right")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -12,20 +12,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataloader import Dataset_Dance
 from modules.device import pick_device, pick_precision
-from modules.files import read_json, to_csv, write_json, write_text
+from modules.files import read_json, to_csv, to_markdown, write_json, write_text
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.options import PRESETS, parse_trainer
 from modules.runtime import InputError, run_program
 from modules.score.latent import latent_use
 from modules.show.curves import draw_curves
-from modules.show.runs import read_run
-from modules.show.study import STRATEGIES, latent_table, mean_run, study_table, to_markdown
+from modules.show.runs import Run, read_run
+from modules.train.resume import settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
+STRATEGIES = ("Cyclical", "Monotonic", "None")
+REPORT = {"Cyclical": 21.535, "Monotonic": 21.488, "None": 22.648}  # dB, the report's averages over its test sequences
 
 
 def main() -> None:
@@ -40,7 +44,7 @@ def main() -> None:
     args, training = parser.parse_known_args()
     root = Path(args.save_root)
     flags = ["--DR", args.DR, "--preset", args.preset, *training]
-    settings = vars(parse_trainer([*flags, "--save_root", "x"]))
+    settings = settings_of(parse_trainer([*flags, "--save_root", "x"]))
     if "--seed" in training or "--kl_anneal_type" in training:
         raise InputError("--seed and --kl_anneal_type are what the study varies; use --seeds, and leave the type out")
     remember_protocol(root, settings)
@@ -126,6 +130,48 @@ def measure_latent(folder: Path, data: str, settings: dict) -> dict:
         device = pick_device(settings["device"])
         write_json(path, latent_use(model.to(device), sequence, pick_precision(settings["precision"], device)))
     return read_json(path)
+
+
+def mean_and_deviation(values: list[float], digits: int = 2) -> str:
+    """"mean ± sample standard deviation"; the value alone where there is only one."""
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def study_table(scores: dict[str, list[dict[str, float]]]) -> list[list[str]]:
+    """Header and a row per strategy. scores: strategy -> per seed {sequence: mean PSNR in dB}, all of one protocol."""
+    sequences = list(next(iter(scores.values()))[0])
+    rows = [["strategy", *(f"sequence {name}" for name in sequences), "average", "seeds", "the report's average"]]
+    for strategy, seeds in scores.items():
+        cells = [mean_and_deviation([seed[name] for seed in seeds]) for name in sequences]
+        average = mean_and_deviation([float(np.mean(list(seed.values()))) for seed in seeds])
+        rows.append([strategy, *cells, average, str(len(seeds)), f"{REPORT[strategy]:.3f}"])
+    return rows
+
+
+def latent_table(uses: dict[str, list[dict]]) -> list[list[str]]:
+    """Header and a row per strategy. uses: strategy -> `latent_use` of each seed."""
+    rows = [["strategy", "KL (nats a frame)", "active units", "of", "gain of posterior z (dB)", "KL per dimension"]]
+    for strategy, seeds in uses.items():
+        per_dimension = np.mean([use["kl_per_dimension"] for use in seeds], axis=0)
+        rows.append([
+            strategy, mean_and_deviation([sum(use["kl_per_dimension"]) for use in seeds], 3),
+            mean_and_deviation([use["active"] for use in seeds], 0), str(seeds[0]["units"]),
+            mean_and_deviation([use["gain"] for use in seeds]), " ".join(f"{value:.3g}" for value in per_dimension),
+        ])
+    return rows
+
+
+def mean_run(name: str, runs: list[Run]) -> Run:
+    """Several seeds of one strategy as one run for the figures: its curves' means, the scores of all seeds."""
+    epochs = min(len(run.history) for run in runs)
+    history = []
+    for rows in zip(*(run.history[:epochs] for run in runs), strict=True):
+        known = {key: [row[key] for row in rows if row.get(key) is not None] for key in rows[0]}
+        history.append({key: float(np.mean(values)) if values else None for key, values in known.items()})
+    scores = {f"{i}/{key}": values for i, run in enumerate(runs) for key, values in run.scores.items()}
+    title = name if len(runs) == 1 else f"{name}, {len(runs)} seeds"
+    return Run(title, Path(), history, runs[0].settings, None, None, scores, runs[0].scored_on)
 
 
 if __name__ == "__main__":

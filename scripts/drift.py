@@ -21,9 +21,10 @@ from modules.device import pick_device, pick_precision
 from modules.files import write_text
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.runtime import run_program
-from modules.score.evaluate import predict, score
-from modules.show.figures import draw_drift
-from modules.show.video import to_images
+from modules.score.metrics import score
+from modules.score.predict import predict
+from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
+from modules.show.pictures import to_images
 
 BLOCK = 500
 
@@ -64,6 +65,30 @@ def main() -> None:
     write_text(args.out.with_name(args.out.name + ".json"), text)
     draw_drift(values, BLOCK, strip, moments + 1, args.out.with_name(args.out.name + ".png"))
     print(text)
+
+
+def draw_drift(values: np.ndarray, block: int, strip: np.ndarray, numbers: np.ndarray, path: Path) -> None:
+    """A long rollout: PSNR (dB) over the frames with its mean per block, above moments of truth and prediction.
+
+    values: PSNR of frames 2, 3, …; strip: the moments side by side, truth over prediction, (2 H, n W, 3) uint8;
+    numbers: the frame numbers of the n moments.
+    """
+    figure, (above, below) = new_figure(2, (8, 4.5), height_ratios=(2, 1.2))
+    above.plot(np.arange(2, len(values) + 2), values, color=BLUE, linewidth=0.4, alpha=0.6, label="frame")
+    starts = np.arange(0, len(values), block)
+    means = [values[start : start + block].mean() for start in starts]
+    edges = [*(starts + 2), len(values) + 2]
+    above.step(edges, [*means, means[-1]], where="post", color=ORANGE, label=f"mean of {block}")
+    above.set(xlabel="frame", ylabel="PSNR (dB)", xlim=(0, len(values) + 2))
+    above.legend(frameon=False, ncols=2)
+    below.imshow(strip, interpolation="nearest", aspect="equal")
+    width = strip.shape[1] / len(numbers)
+    below.set_xticks([(i + 0.5) * width for i in range(len(numbers))], [f"frame {n}" for n in numbers])
+    below.set_yticks([strip.shape[0] * 0.25, strip.shape[0] * 0.75], ["truth", "prediction"])
+    below.grid(False)
+    below.tick_params(length=0)
+    below.spines[:].set_visible(False)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

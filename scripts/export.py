@@ -22,7 +22,7 @@ def main() -> None:
     model, (height, width) = model_from_checkpoint(contents, args.checkpoint)
     state = model.state_dict()
     halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    kept = {key: contents[key] for key in ("last_epoch", "val_psnr") if key in contents}
+    kept = {key: contents[key] for key in ("last_epoch", "val_psnr") if type(contents.get(key)) in (int, float)}
     config = {"model": model.config, "frame_size": [height, width]}
     save_checkpoint(args.out, {"state_dict": halved, "config": config} | kept)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

@@ -3,7 +3,8 @@
     python scripts/report.py runs/best                        -> runs/best/report.html (with runs/best/test, if there)
     python scripts/report.py runs/best --test runs/best_test
 
-Pictures come from the GIFs that Tester.py wrote, scores from its metrics.json, curves from metrics.csv.
+Pictures come from the exact frames that Tester.py wrote (frames.npz), scores from its metrics.json, curves from
+metrics.csv.
 """
 
 import argparse
@@ -15,17 +16,19 @@ import math
 import re
 import sys
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from modules.files import finite, read_json, write_bytes
 from modules.runtime import InputError, run_program
-from modules.score.baselines import ORACLES, RIVALS
-from modules.score.scores import DEFINITIONS, SHOWN, average
+from modules.score.baselines import METHODS, RIVALS, with_mean
+from modules.score.metrics import DEFINITIONS, table_cells
 from modules.show.curves import draw_curves
 from modules.show.panels import ERROR_FULL, HEAT, error_legend
 from modules.show.runs import Run, best_validation, read_run
@@ -33,7 +36,6 @@ from modules.show.runs import Run, best_validation, read_run
 MEGABYTES = 9.0  # that all pictures may fill, encoded
 WIDEST = 128  # px: wider frames are shrunk
 QUALITIES = (92, 80, 65, 50)  # of JPEG, tried in turn where PNG is too large
-GIFS = {"truth": "ground_truth.gif", "pose": "pose.gif", "prediction": "pred_seq.gif"}
 CURVES = {
     "val_psnr": "Validation PSNR over the epochs", "psnr_per_frame": "PSNR per frame", "loss_linear": "Training loss",
     "loss_log": "Training loss, log axis", "beta": "KL weight", "tfr": "Teacher forcing ratio", "lr": "Learning rate",
@@ -88,28 +90,30 @@ def summarise(run: Run) -> str:
 
 def read_films(run: Run) -> dict[str, dict[str, np.ndarray]]:
     """Per test sequence its films truth, pose and prediction, (T, H, W, 3) uint8; truth only where it is known."""
-    films = {}
-    for sequence in (run.test or {}).get("sequences", []):
-        folder = run.test_folder / f"seq{sequence['name']}"
-        found = {name: read_film(folder / file) for name, file in GIFS.items() if (folder / file).is_file()}
-        if "prediction" not in found or "pose" not in found:
-            raise InputError(f"{folder}: holds no pred_seq.gif and pose.gif; expected the folder that Tester.py wrote")
-        films[str(sequence["name"])] = found
-    return films
+    return {
+        str(sequence["name"]): read_film(run.test_folder / f"seq{sequence['name']}" / "frames.npz")
+        for sequence in (run.test or {}).get("sequences", [])
+    }
 
 
-def read_film(path: Path) -> np.ndarray:
-    """A GIF's frames, at most WIDEST wide: (T, H, W, 3) uint8."""
+def read_film(path: Path) -> dict[str, np.ndarray]:
+    """The films in one frames.npz, at most WIDEST wide."""
+    if not path.is_file():
+        raise InputError(f"{path}: not found; expected the folder that Tester.py wrote (run it again if it is older)")
     try:
-        with Image.open(path) as gif:
-            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(gif)]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable GIF ({error})") from None
-    width, height = frames[0].size
-    if width > WIDEST:
-        size = (WIDEST, max(1, round(height * WIDEST / width)))
-        frames = [frame.resize(size, Image.Resampling.BILINEAR) for frame in frames]
-    return np.stack([np.asarray(frame) for frame in frames])
+        with np.load(path) as arrays:
+            film = {name: arrays[name] for name in ("truth", "pose", "prediction") if name in arrays.files}
+        shape = film["prediction"].shape
+        if len(shape) != 4 or any(x.dtype != np.uint8 or x.shape != shape for x in (film["pose"], *film.values())):
+            raise ValueError("not frames of one size")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected what Tester.py wrote") from None
+    height, width = shape[1:3]
+    if width <= WIDEST:
+        return film
+    size = (WIDEST, max(1, round(height * WIDEST / width)))
+    return {name: np.stack([np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in pictures])
+            for name, pictures in film.items()}
 
 
 def encode_films(films: dict[str, dict[str, np.ndarray]], run: Run) -> list[dict]:
@@ -171,29 +175,24 @@ def score_table(test: dict | None) -> str:
     scored = [s for s in (test or {}).get("sequences", []) if s.get("psnr") is not None]
     if not scored:
         return "<p>No scores: Tester.py had no true frames to compare with.</p>"
-    names = {"model": "model", **RIVALS, **{key: f"{name} *" for key, name in ORACLES.items()}}
-    groups = {s["name"]: {"model": s, **s.get("baselines", {})} for s in scored}
-    if len(groups) > 1:
-        shared = [key for key in names if all(key in rows for rows in groups.values())]
-        groups["mean"] = {key: average([rows[key] for rows in groups.values()]) for key in shared}
-    head = "".join(f"<th>{text}</th>" for text in ("PSNR", "2023", "SSIM", *(f"@{k}" for k in SHOWN), "diversity"))
+    groups = {str(s["name"]): {"model": s, **s.get("baselines", {})} for s in scored}
+    columns, left_out = table_cells([row for rows in groups.values() for row in rows.values()])
     lines = []
-    for sequence, rows in groups.items():
-        for key in (key for key in names if key in rows):
-            row, better = rows[key], key in RIVALS and (rows[key]["psnr"] or 0) > (rows["model"]["psnr"] or 0)
-            values = [(row["psnr"], 2), (row.get("psnr_2023"), 2), (row.get("ssim"), 4)]
-            values += [(row.get("psnr_at", {}).get(str(k)), 2) for k in SHOWN] + [(row.get("diversity"), 2)]
-            cells = "".join(f"<td>{'–' if value is None else f'{value:.{digits}f}'}</td>" for value, digits in values)
-            mark, name = ("name low", f"{names[key]} ▲") if better else ("name", names[key])
-            title = html.escape(str(sequence)) if key == "model" else ""
-            lines.append(f'<tr class="{key}"><td>{title}</td><td class="{mark}">{name}</td>{cells}</tr>')
+    for sequence, rows in with_mean(groups).items():
+        for key, row in rows.items():
+            better = key in RIVALS and (row["psnr"] or 0) > (rows["model"]["psnr"] or 0)
+            mark, name = ("name low", f"{METHODS[key]} ▲") if better else ("name", METHODS[key])
+            title = html.escape(sequence) if key == "model" else ""
+            values = "".join(f"<td>{column.text(row, '–')}</td>" for column in columns)
+            lines.append(f'<tr class="{key}"><td>{title}</td><td class="{mark}">{name}</td>{values}</tr>')
+    head = "".join(f"<th>{column.title}</th>" for column in columns)
     kaggle = test.get("psnr_kaggle") or {}
     extra = ", ".join(f"{key} {value:.3f} dB" for key, value in kaggle.items() if value is not None)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table><thead><tr><th></th>'
         f'<th class="name">what</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
         '<p class="faint">▲ a trivial baseline above the model. @k: PSNR of the k-th predicted frame. * sees the true '
-        f"frames: a line to compare with, not a rival.{f' Kaggle: {extra}.' if extra else ''}</p>"
+        f"frames: a line to compare with, not a rival.{f' Kaggle: {extra}.' if extra else ''} {left_out}</p>"
         f"<details><summary>Definitions</summary>{definition_list(DEFINITIONS)}</details>"
     )
 

@@ -19,7 +19,7 @@ import torch
 
 import Trainer
 from modules.runtime import run_program
-from modules.show.figures import draw_psnr_per_frame
+from modules.show.curves import draw_scores
 
 
 def die() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
     seed, kills, root, flags = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
     torch.set_num_threads(1)
     torch.optim.Adam([torch.zeros(1)])  # imports torch._dynamo, once for all
-    draw_psnr_per_frame({"": [1.0]}, root / "warm_up.png")
+    draw_scores({"": [1.0]}, root / "warm_up.png", "validation")
     rng, log, run = random.Random(seed), root / "log.txt", 1
     begin = time.monotonic()
     _, status = os.waitpid(start(root / "whole", flags, log), 0)

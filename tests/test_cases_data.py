@@ -298,6 +298,10 @@ def test_transparency_hides_nothing(tmp_path, picture, background, line):
 def test_other_kinds_of_pictures(tmp_path):
     skeleton((0, 0, 0, 255), (200, 0, 0, 255)).convert("RGB").convert("CMYK").save(tmp_path / "1.jpg", quality=100)
     assert np.abs(read_picture(tmp_path / "1.jpg", 8, 8)[:, 0, 6].astype(int) - (200, 0, 0)).max() < 9
+    numbers = Image.fromarray(np.arange(32, dtype=np.uint8).reshape(4, 8))
+    numbers.putpalette([7, 7, 7] * 256)  # a map of body parts whose palette nobody filled in
+    numbers.save(tmp_path / "4.png")
+    assert np.array_equal(read_picture(tmp_path / "4.png", 4, 8)[0].ravel(), range(32))
     fractions = np.linspace(0, 1, 32, dtype="<f4").reshape(4, 8)
     (tmp_path / "2.ppm").write_bytes(b"Pf\n8 4\n-1.0\n" + fractions[::-1].tobytes())
     assert np.array_equal(read_picture(tmp_path / "2.ppm", 4, 8)[0], np.rint(fractions * 255))
@@ -433,6 +437,19 @@ def test_no_locks_and_no_reserving_of_space(tmp_path, monkeypatch, capsys):
     assert levels(make(tmp_path, cache_dir=tmp_path / "other").frames) == [*range(8)]
 
 
+def test_another_process_that_was_faster_on_windows(tmp_path, monkeypatch):
+    """There a file that is mapped cannot be replaced: the other's is taken."""
+    replace = os.replace
+
+    def refuse(source, target):
+        replace(source, target)
+        raise PermissionError(13, "Access is denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    write_numbered(tmp_path, "train", range(8))
+    assert levels(make(tmp_path).frames) == [*range(8)]
+
+
 @pytest.fixture
 def closed(monkeypatch):
     """Folders called "closed" cannot be listed, as if they were somebody else's."""
@@ -455,6 +472,9 @@ def test_neighbours_that_cannot_be_listed_are_passed_over(tmp_path, closed):
     (tmp_path / "empty" / "closed").mkdir(parents=True)
     with pytest.raises(InputError, match="holds no train/train_img.*cannot look into .*closed"):
         find_root(tmp_path / "empty")
+    with pytest.raises(InputError, match="data.zip: not a folder"):
+        (tmp_path / "data.zip").touch()
+        find_root(tmp_path / "data.zip")
 
 
 @pytest.mark.parametrize("given, kept", [

@@ -10,20 +10,24 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMALL, check_error, run
 
-from modules.files import to_csv
+from modules.files import to_csv, to_markdown
 from modules.options import parse_tester, parse_trainer
 from modules.runtime import InputError
-from modules.show.study import latent_table, mean_and_deviation, study_table, to_markdown
 
 ORDER = [f"{strategy}/seed{seed}" for seed in (3, 5) for strategy in ("Cyclical", "Monotonic", "None")]
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("compare_kl", ROOT / "scripts" / "compare_kl.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture()
 def study(dance, trained, tmp_path, monkeypatch):
     """Runs scripts/compare_kl.py with programs that copy a finished run; returns a function and the list of calls."""
-    spec = importlib.util.spec_from_file_location("compare_kl", ROOT / "scripts" / "compare_kl.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script()
     calls, psnrs = [], iter(20.0 + i for i in range(6))
 
     def fake(program, *arguments):
@@ -101,13 +105,15 @@ def test_other_flags_or_a_varied_flag_are_refused(study, dance, tmp_path):
 
 
 def test_tables_by_hand():
+    script = load_script()
+    mean_and_deviation, study_table = script.mean_and_deviation, script.study_table
     assert mean_and_deviation([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
     assert mean_and_deviation([21.456], 1) == "21.5", "one seed has no deviation"
     rows = study_table({"None": [{"0": 20.0, "1": 22.0}, {"0": 24.0, "1": 30.0}]})
     assert rows[1] == ["None", f"22.00 ± {np.sqrt(8):.2f}", f"26.00 ± {np.sqrt(32):.2f}", f"24.00 ± {np.sqrt(18):.2f}",
                        "2", "22.648"]
     use = {"kl_per_dimension": [0.5, 1.25], "active": 7, "units": 96, "gain": -0.5}
-    table = latent_table({"Cyclical": [use]})
+    table = script.latent_table({"Cyclical": [use]})
     assert table[1] == ["Cyclical", "1.750", "7", "96", "-0.50", "0.5 1.25"]
     assert to_markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
     assert to_csv([["a", "b,c"]]) == 'a,"b,c"\n'

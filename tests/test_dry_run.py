@@ -10,8 +10,9 @@ from PIL import Image
 
 from modules.options import parse_tester, parse_trainer
 from modules.runtime import InputError
-from modules.show.board import CURVES, TAGS, Board
-from modules.show.runs import read_history
+from modules.show.board import Board
+from modules.show.curves import OF_A_RUN
+from modules.show.runs import COLUMNS, read_history
 from modules.train.schedules import LR_MIN
 from Trainer import planned
 
@@ -77,11 +78,12 @@ def test_tensorboard_holds_the_scalars_strips_and_curves(dance, tmp_path):
     assert result.returncode == 0, result.stderr
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     history = read_history(tmp_path / "metrics.csv")
-    assert set(events.Tags()["scalars"]) == set(TAGS.values())
-    for column, tag in TAGS.items():
+    tags = {name: column.tag for name, column in COLUMNS.items() if column.tag}
+    assert set(events.Tags()["scalars"]) == set(tags.values())
+    for column, tag in tags.items():
         expected = {int(row["epoch"]): row[column] for row in history if row[column] is not None}
         assert {event.step: event.value for event in events.Scalars(tag)} == pytest.approx(expected, rel=1e-5), tag
-    assert set(events.Tags()["images"]) == {f"curve/{name}" for name in CURVES} | {"strip/val0"}
+    assert set(events.Tags()["images"]) == {f"curve/{name}" for name in OF_A_RUN} | {"strip/val0"}
     (strip,) = events.Images("strip/val0")
     with Image.open(tmp_path / "figures/val0_epoch=1.png") as image:
         assert (strip.step, strip.width, strip.height) == (1, *image.size)

@@ -18,15 +18,10 @@ from conftest import ROOT, SMALL, check_error, run_inside, write_numbered, write
 from PIL import Image
 
 from modules.data.picture_cache import cached_pictures, read_picture
-from modules.model.checkpoint import (
-    check_training,
-    load_checkpoint,
-    load_optimizer,
-    model_from_checkpoint,
-    save_checkpoint,
-)
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
 from modules.runtime import InputError
 from modules.train.optimizers import build_optimizers
+from modules.train.resume import check_training, load_optimizer
 from Trainer import COLUMNS, Trainer
 
 TINY = [*SMALL, "--preset", "template", "--device", "cpu", "--num_epoch", 1, "--epoch_steps", 2]
@@ -136,6 +131,43 @@ def test_damaged_checkpoints_in_both_programs(dance, last, tmp_path):
     assert codes.count(2) > 5
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_50_damaged_pickles_are_refused_in_one_line_or_work(last, tmp_path, legacy):
+    """The pickle within the file, where no checksum tells that it is not what torch.save wrote."""
+    rng, outcomes, path = random.Random(2), [], tmp_path / "last.ckpt"
+    contents = torch.load(last, weights_only=True)
+    contents = {name: contents[name] for name in ("state_dict", "config", "settings")}
+    torch.save(contents, path, _use_new_zipfile_serialization=not legacy)
+    if legacy:
+        whole, files = path.read_bytes(), {}
+        end = whole.index(b"frame_size") + 1000  # its pickle comes first, the weights after it
+    else:
+        with zipfile.ZipFile(path) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        pickled = next(name for name in files if name.endswith("data.pkl"))
+        whole = files[pickled]
+        end = len(whole)
+    for i in range(50):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 3, 30])):
+            data[rng.randrange(end)] = rng.choice([rng.randrange(256), *b"RbcjrX.(tseau"])
+        if legacy:
+            path.write_bytes(data)
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, content in (files | {pickled: bytes(data)}).items():
+                    archive.writestr(name, content)
+        begin = time.monotonic()
+        try:
+            use(path)
+            outcomes.append("works")
+        except InputError as error:
+            assert str(path) in str(error), i
+            outcomes.append("refused")
+        assert time.monotonic() - begin < 10, i
+    assert outcomes.count("refused") > 15
+
+
 def test_a_claimed_size_costs_nothing(last, tmp_path):
     contents = torch.load(last, weights_only=True)
     for name, value in (("F_dim", 1 << 14), ("F_dim", 10**9), ("N_dim", "12"), ("L_dim", 1), ("arch", 3)):
@@ -204,6 +236,7 @@ def test_200_damaged_pictures_are_refused_in_one_line_or_read(tmp_path):
 ])
 def test_a_hostile_picture_in_a_data_set_is_one_line(tmp_path, monkeypatch, make, words):
     monkeypatch.chdir(tmp_path)
+    write_numbered(tmp_path, "train", range(5))
     write_numbered(tmp_path, "val", range(3))
     path = tmp_path / "val/val_img/frame000001.png"
     path.unlink()

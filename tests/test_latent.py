@@ -7,9 +7,9 @@ from conftest import noise_frames
 from dataloader import Dataset_Dance, Sequence
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.vae import Rollout, VAE_Model
-from modules.score.evaluate import predict
 from modules.score.latent import ACTIVE, latent_use
 from modules.score.metrics import psnr
+from modules.score.predict import predict
 
 SEQUENCE = Sequence("val0", noise_frames(6, 3, 16, 32), noise_frames(6, 3, 16, 32, seed=1))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.model.vae import MSE_FLOOR, frame_loss
-from modules.score.metrics import first_frame_psnr, frame_mse, psnr, psnr_2023, psnr_kaggle
+from modules.score.metrics import psnr, psnr_2023, psnr_kaggle, score
 
 
 def flat(*values):
@@ -50,12 +50,13 @@ def test_kaggle_scores_8_bit_frames_1_to_600():
     assert scores["private"] == pytest.approx(sum(decibel[3:]) / 2)
 
 
-def test_first_frame_baseline_by_hand():
-    assert first_frame_psnr(flat(0.5, 0.6, 0.51)) == pytest.approx(30.0, abs=1e-3)
+def test_a_perfect_frame_counts_as_100_and_the_given_one_not_at_all():
+    truth = flat(0.2, 0.5, 0.5)
+    assert score(flat(0.9, 0.6, 0.5)[None], truth)[0].tolist() == pytest.approx([20.0, 100.0], abs=1e-4)
 
 
 def test_losses_by_hand():
-    mse, kl = frame_mse(flat(0.5), flat(0.6)), torch.tensor([3.0])
-    assert frame_loss("mse", mse, kl, 0.5, 24).item() == pytest.approx(0.01 + 1.5)
+    frames, target, kl = flat(0.5)[None], flat(0.6)[None], torch.tensor([[3.0]])
+    assert frame_loss("mse", frames, target, kl, 0.5).item() == pytest.approx(0.01 + 1.5)
     expected = (12 * math.log(0.01 + MSE_FLOOR) + 0.5 * 3) / 12  # (D/2 log mse + beta KL) in units of D/2
-    assert frame_loss("calibrated", mse, kl, 0.5, 24).item() == pytest.approx(expected, abs=1e-5)
+    assert frame_loss("calibrated", frames, target, kl, 0.5).item() == pytest.approx(expected, abs=1e-5)

@@ -7,7 +7,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modules.model.vae import VAE_Model
 from modules.options import PRESETS
-from modules.runtime import InputError
 
 SIZES = {key: PRESETS["best"][key] for key in ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim")}
 
@@ -43,7 +42,7 @@ def test_any_multiple_of_eight(height, width):
 
 
 def test_other_sizes_are_one_clear_line(tmp_path, dance):
-    with pytest.raises(InputError, match="30x64.*multiples of 8"):
+    with pytest.raises(ValueError, match="30x64.*multiples of 8"):
         VAE_Model(**SIZES).latent_shape(30, 64)
     result = run_inside("Trainer.py", "--DR", dance, "--save_root", tmp_path, "--frame_H", 20, "--frame_W", 32)
     assert result.returncode == 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.train.optimizers import AUXILIARY_RATE, build_optimizers, orthogonalise, step_if
+from modules.train.optimizers import AUXILIARY_RATE, build_optimizers, clipped_step, orthogonalise
 
 
 def test_updates_are_nearly_orthogonal_and_keep_their_directions():
@@ -25,7 +25,11 @@ def test_muon_trains_matrices_and_adamw_the_rest():
     assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model[1].weight)]
     assert sum(len(group["params"]) for group in adamw.param_groups) == 5
     assert [group["weight_decay"] for group in adamw.param_groups] == [0.01, 0.0], "biases are not decayed"
-    step_if(torch.tensor(False), [muon, adamw], torch.tensor(0.5))
+    before = [p.detach().clone() for p in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert not clipped_step(model, [muon, adamw], torch.tensor([1.0, torch.nan]), torch.tensor(0.5), clip_norm=1.0)
+    assert all(map(torch.equal, before, model.parameters())), "a number that is not finite: nothing moves"
     assert muon.param_groups[0]["lr"] == 0.5
     assert adamw.param_groups[0]["lr"].item() == pytest.approx(0.5 * AUXILIARY_RATE)
 

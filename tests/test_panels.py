@@ -1,13 +1,18 @@
-"""Panels, read back from the files: frame count, size, and what is at known pixels."""
+"""Panels, read back from the files: frame count, size, and what is at known pixels; and who draws them."""
 
-import imageio.v2 as imageio
+import os
+import signal
+
+import imageio_ffmpeg
 import numpy as np
 import pytest
-import torch
-from conftest import run
+from conftest import run_inside
 from PIL import Image, ImageSequence
 
-from modules.show.panels import BORDER, GREEN, LINE, PAPER, RED, SCALE, Panels, save_mp4, write_panels
+from modules.runtime import InputError
+from modules.show import pictures
+from modules.show.panels import BORDER, ERROR_FULL, GREEN, LINE, PAPER, RED, SCALE, Film, Panels, error_map
+from modules.show.pictures import Job, draw, sequence_jobs
 
 H, W, T = 8, 16, 7
 CELL_H, CELL_W = H * SCALE + 2 * BORDER, W * SCALE + 2 * BORDER
@@ -15,24 +20,27 @@ COLUMNS = ("truth", "pose", "prediction", "error")
 
 
 def read_film(path):
-    reader = imageio.get_reader(path)
-    return [reader.get_data(t) for t in range(reader.count_frames())]
+    """(T, height, width, 3) uint8"""
+    if path.suffix == ".gif":
+        with Image.open(path) as gif:
+            return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)])
+    reader = imageio_ffmpeg.read_frames(str(path))
+    width, height = next(reader)["size"]
+    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
 
 
 def levels(*values):
-    """Frames of one grey level each: (T, 3, H, W)."""
-    return torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, 3, H, W).contiguous()
+    """Frames of one grey level each, of 1: (T, H, W, 3) uint8."""
+    return np.tile(np.rint(np.array(values) * 255).astype(np.uint8)[:, None, None, None], (1, H, W, 3))
 
 
 @pytest.fixture()
-def sequence():
+def film():
     """Truth 0.6, 0.5, … whose prediction is 0.1 too dark; poses white with one red line."""
-    truth = levels(0.6, *[0.5] * (T - 1))
-    predicted = truth - 0.1
-    predicted[0] = truth[0]
-    poses = torch.ones(T, 3, H, W)
-    poses[:, 1:, 4] = 0
-    return predicted, poses, truth
+    poses = levels(*[1.0] * T)
+    poses[:, 4, :, 1:] = 0
+    psnr = [20.0 + t for t in range(T - 1)]
+    return Film("val0", levels(0.6, *[0.4] * (T - 1)), poses, levels(0.6, *[0.5] * (T - 1)), psnr)
 
 
 def middle(column, row=H // 2):
@@ -67,26 +75,34 @@ def check_film(film, tolerance):
             assert caption.min() < 100, "words in ink"
 
 
-def test_mp4_and_gif_show_every_frame(sequence, tmp_path):
-    write_panels(tmp_path / "val0", *sequence)
-    film = np.stack(read_film(tmp_path / "val0.mp4"))
-    check_film(film, 25)  # H.264 stores colour at half the resolution
-    with Image.open(tmp_path / "val0.gif") as gif:
-        assert gif.info["duration"] == 50 and gif.info["loop"] == 0
-        film = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)])
-    check_film(film, 6)
+def draw_panels(film, stem, gifs=None, kind="all"):
+    draw(sequence_jobs(film, stem, gifs or {}, kind))
 
 
-def test_captions_differ_from_frame_to_frame(sequence):
-    panels = Panels(*sequence)
+def test_the_film_shows_every_frame(film, tmp_path):
+    draw_panels(film, tmp_path / "val0")
+    assert {path.name for path in tmp_path.iterdir()} == {"val0.png", "val0.mp4"}
+    check_film(read_film(tmp_path / "val0.mp4"), 25)  # H.264 stores colour at half the resolution
+    check_film(np.stack(list(Panels(film))), 0)
+
+
+def test_captions_differ_from_frame_to_frame(film):
+    panels = Panels(film)
     captions = {panels[t][-LINE:].tobytes() for t in range(T)}
     assert len(captions) == T
 
 
+def test_the_heat_map_is_black_without_error_and_ever_brighter():
+    errors = np.linspace(0, 0.4, 41)
+    colors = error_map(levels(*errors), levels(*[0.0] * 41))[:, 0, 0].astype(int)
+    assert colors[0].max() <= 4 and (colors[errors >= ERROR_FULL] == (252, 255, 164)).all()
+    assert (np.diff(colors[errors < ERROR_FULL] @ (0.299, 0.587, 0.114)) > 0).all()
+
+
 def test_strip_holds_evenly_spaced_moments(tmp_path):
-    truth = levels(*np.linspace(0, 1, 19, dtype=np.float32))
-    write_panels(tmp_path / "s", truth, torch.ones_like(truth), truth, movies=False)
-    assert not (tmp_path / "s.mp4").exists() and not (tmp_path / "s.gif").exists()
+    truth = levels(*np.linspace(0, 1, 19))
+    draw_panels(Film("s", truth, levels(*[1.0] * 19), truth, [100.0] * 18), tmp_path / "s", kind="strips")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.png"]
     strip = np.asarray(Image.open(tmp_path / "s.png"))
     cell_h, cell_w = H * 2 + 2 * BORDER, W * 2 + 2 * BORDER
     assert strip.shape == (3 * LINE + 4 * cell_h, 10 * cell_w, 3)
@@ -97,39 +113,81 @@ def test_strip_holds_evenly_spaced_moments(tmp_path):
 
 
 def test_short_sequences_and_no_truth(tmp_path):
-    predicted = levels(0.2, 0.9, 1.7)
-    write_panels(tmp_path / "s", predicted, predicted, None)
-    film = np.stack(read_film(tmp_path / "s.mp4"))
-    assert film.shape == (3, 2 * LINE + CELL_H, 2 * CELL_W, 3), "pose and prediction"
-    assert film[2][LINE + CELL_H // 2, CELL_W + CELL_W // 2].min() > 240, "values above 1 are clipped, not wrapped"
+    frames = levels(0.2, 0.9, 1.0)
+    draw_panels(Film("s", frames, frames), tmp_path / "s")
+    shown = read_film(tmp_path / "s.mp4")
+    assert shown.shape == (3, 2 * LINE + CELL_H, 2 * CELL_W, 3), "pose and prediction"
     strip = np.asarray(Image.open(tmp_path / "s.png"))
     assert strip.shape[1] == 3 * (W * 2 + 2 * BORDER), "three moments, none twice"
 
 
-def test_without_ffmpeg_the_gif_is_there(sequence, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "no_ffmpeg"))
-    save_mp4(tmp_path / "a.mp4", Panels(*sequence), 20)
+BROKEN = {
+    "missing": None,
+    "ends with an error": "echo 'No space left on device' >&2; exit 1",
+    "dies": "kill -9 $$",
+    "leaves a file that cannot be opened": "cat > /dev/null; for film; do :; done; echo nothing > $film",
+    "leaves half of the film": """case "$*" in
+        *libx264*) exec REAL "${@:1:$#-1}" -frames:v 3 "${@: -1}";;
+        *) exec REAL "$@";;
+    esac""",
+}
+
+
+@pytest.mark.parametrize("script", BROKEN.values(), ids=BROKEN)
+def test_a_film_that_cannot_be_played_is_a_gif_and_one_line(script, film, tmp_path, monkeypatch, capsys):
+    fake = tmp_path / "ffmpeg"
+    if script:
+        fake.write_text("#!/bin/bash\n" + script.replace("REAL", imageio_ffmpeg.get_ffmpeg_exe()))
+        fake.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake))
+    draw_panels(film, tmp_path / "a")
     assert not (tmp_path / "a.mp4").exists()
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "a.mp4 is not written, see the GIF" in lines[0]
-    write_panels(tmp_path / "a", *sequence)
-    assert (tmp_path / "a.gif").is_file()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "a.mp4 is not written" in line and "a.gif is there instead" in line
+    check_film(read_film(tmp_path / "a.gif"), 0)
 
 
-def test_numbers_that_are_not_finite_are_drawn(tmp_path):
-    predicted = levels(0.5, float("nan"))
-    panel = Panels(predicted, torch.ones(2, 3, H, W), levels(0.5, 0.5))[1]
-    assert (panel[middle("error")] > 150).any(), "the bright end of the heat map"
+def test_processes_draw_what_one_would_and_a_dead_one_is_noticed(film, tmp_path, monkeypatch, capsys):
+    jobs = [*sequence_jobs(film, tmp_path / "a/p", {tmp_path / "a/g.gif": film.prediction}, "all"),
+            Job(fail, (tmp_path / "no",), 1, tmp_path)]
+    with pytest.raises(InputError, match="no: cannot be written"):
+        draw(jobs)
+    monkeypatch.setattr(pictures, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(pictures, "usable_cores", lambda: 2)
+    with pytest.raises(InputError, match="no: cannot be written"):
+        moved = [job._replace(arguments=(tmp_path / "b" / job.arguments[0].name, *job.arguments[1:])) for job in jobs]
+        draw([*moved, Job(die_elsewhere, (os.getpid(), tmp_path / "b/lived"), 100, tmp_path)])
+    assert (tmp_path / "b/lived").exists(), "done here after its process died"
+    for name in ("p.png", "g.gif"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    check_film(read_film(tmp_path / "b/p.mp4"), 25)
+
+
+def fail(path):
+    raise InputError(f"{path}: cannot be written")
+
+
+def die_elsewhere(home, path):
+    if os.getpid() != home:
+        os.kill(os.getpid(), signal.SIGKILL)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
 
 
 def test_programs_write_panels(dance, trained, tmp_path):
     figures = trained[0] / "figures"
-    result = run("Tester.py", "--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt")
+    flags = ["--DR", dance, "--ckpt_path", trained[0] / "best.ckpt", "--no_baselines"]
+    result = run_inside("Tester.py", *flags, "--save_root", tmp_path)
     assert result.returncode == 0, result.stderr
     for stem, frames in ((figures / "val0", 12), (tmp_path / "seq0/panel", 10), (tmp_path / "seq1/panel", 10)):
-        film = imageio.get_reader(stem.with_name(stem.name + ".mp4"))
-        assert film.count_frames() == frames
-        with Image.open(stem.with_name(stem.name + ".gif")) as gif:
-            assert gif.n_frames == frames
-            assert gif.size == film.get_meta_data()["size"] == (4 * (32 * 4 + 8), 16 * 4 + 8 + 2 * LINE)
+        shown = read_film(stem.with_name(stem.name + ".mp4"))
+        assert shown.shape == (frames, 16 * 4 + 8 + 2 * LINE, 4 * (32 * 4 + 8), 3)
         assert Image.open(stem.with_name(stem.name + ".png")).height == 4 * (16 * 2 + 8) + 3 * LINE
+    with np.load(tmp_path / "seq0/frames.npz") as arrays:
+        truth = np.stack([np.asarray(Image.open(path)) for path in sorted((dance / "test/test_gt/0").iterdir())])
+        assert np.array_equal(arrays["truth"], truth) and np.array_equal(arrays["prediction"][0], truth[0])
+        assert arrays["pose"].shape == arrays["prediction"].shape == truth.shape
+    for kind, files in (("strips", {"panel.png", "psnr_per_frame.png", "frames.npz"}), ("none", {"frames.npz"})):
+        result = run_inside("Tester.py", *flags, "--save_root", tmp_path / kind, "--pictures", kind)
+        assert result.returncode == 0 and (tmp_path / kind / "metrics.json").is_file()
+        assert {path.name for path in (tmp_path / kind / "seq0").iterdir()} == files

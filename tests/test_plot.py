@@ -1,24 +1,29 @@
 """scripts/plot.py on run folders, its files read back; what each line shows against hand values."""
 
 import json
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from conftest import check_error, run
+from conftest import ROOT, check_error, run
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 from modules.files import finite, write_json
 from modules.runtime import InputError
 from modules.show.curves import (
+    OF_A_RUN,
     draw_curves,
     draw_frames,
     draw_losses,
+    draw_scores,
     draw_tfr,
+    draw_training,
     draw_validation,
     frame_table,
-    plt,
     styles,
 )
 from modules.show.runs import best_validation, read_run
@@ -35,12 +40,6 @@ def write_run(folder, loss=(2.0, 1.0, 0.5), val_psnr=("", "20.5", "19.0"), score
     if scores:
         (folder / "validation.json").write_text(json.dumps({"epoch": 2, "psnr_per_frame": scores}))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def texts(path):
@@ -106,8 +105,39 @@ def test_band_is_median_and_range_over_sequences(tmp_path):
     assert axis.lines[0].get_xdata().tolist() == [2, 3, 4], "the given frame has no score"
     assert axis.lines[0].get_ydata().tolist() == [25.0, 22.0, 12.0]
     band = axis.collections[0].get_paths()[0].vertices
-    assert band[:, 1].max() == 60.0 and band[:, 1].min() == 10.0, "a perfect frame is drawn at 60 dB"
+    assert band[:, 1].max() == 90.0 and band[:, 1].min() == 10.0
     assert np.isnan(frame_table(scores)[1, 2])
+
+
+def test_figures_of_a_training_run_are_those_of_plot(tmp_path):
+    """One style: the Trainer's files are the same figures under the names that people know."""
+    run_read = read_run(write_run(tmp_path / "a", scores={"val0": [30.0, 20.0]}))
+    draw_training(run_read.history, tmp_path / "figures")
+    draw_scores(run_read.scores, tmp_path / "figures/psnr_per_frame.png", "validation")
+    draw_curves([run_read], tmp_path / "curves")
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == set(OF_A_RUN)
+    for name in ("val_psnr", "psnr_per_frame"):
+        pictures = [np.asarray(Image.open(tmp_path / folder / f"{name}.png")) for folder in ("figures", "curves")]
+        assert np.array_equal(*pictures), name
+
+
+def test_a_notebooks_environment_breaks_nothing(tmp_path):
+    """Colab and Kaggle export a backend of theirs to every program; the cache folder may not be writable."""
+    (tmp_path / "file").write_text("")
+    environment = os.environ | {"MPLBACKEND": "module://no_such.backend", "XDG_CACHE_HOME": str(tmp_path / "file")}
+    environment.pop("MPLCONFIGDIR", None)
+    program = f"""
+import sys, pathlib, Trainer, Tester, modules.show.curves
+print([name for name in ("matplotlib", "imageio_ffmpeg", "PIL.ImageFont") if name in sys.modules])
+modules.show.curves.draw_scores({{"0": [20.0, 30.0]}}, pathlib.Path({str(tmp_path / "a.png")!r}), "sequence")
+print("matplotlib.pyplot" in sys.modules)
+"""
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "[]" and lines[-1] == "False", "nothing is imported before it draws"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_no_two_runs_look_alike():

@@ -11,8 +11,9 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, check_error, run
-from PIL import Image, ImageSequence
+from PIL import Image
 
+from modules.runtime import InputError
 from modules.show.runs import read_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -51,21 +52,16 @@ def sheet_frame(sequence, kind, t):
     return sheet[top : top + height, left : left + width]
 
 
-def read_gif(path):
-    with Image.open(path) as gif:
-        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)])
-
-
-def test_sheets_hold_every_frame_of_the_gifs(tested):
+def test_sheets_hold_every_frame_exactly(tested):
     folder, page = tested
     sequences = page_data(page)["sequences"]
     assert [s["name"] for s in sequences] == ["0", "1"]
     for sequence in sequences:
-        for kind, name in (("truth", "ground_truth"), ("pose", "pose"), ("prediction", "pred_seq")):
-            film = read_gif(folder / f"test/seq{sequence['name']}/{name}.gif")
-            assert sequence["frames"] == len(film) == FRAMES
-            for t in range(FRAMES):
-                assert np.array_equal(sheet_frame(sequence, kind, t), film[t]), (kind, t)
+        with np.load(folder / f"test/seq{sequence['name']}/frames.npz") as film:
+            for kind in ("truth", "pose", "prediction"):
+                assert sequence["frames"] == len(film[kind]) == FRAMES
+                for t in range(FRAMES):
+                    assert np.array_equal(sheet_frame(sequence, kind, t), film[kind][t]), (kind, t)
 
 
 def test_page_holds_the_scores_the_settings_and_nothing_from_outside(tested):
@@ -104,6 +100,21 @@ def test_a_run_without_a_test_has_a_page_too(trained, tmp_path):
     page = load_script().build_page(read_run(trained[0]))
     assert "No test sequences" in page and page_data(page)["sequences"] == []
     check_error(run("scripts/report.py", trained[0], "--test", tmp_path), "metrics.json: not found")
+
+
+@pytest.mark.parametrize("contents, word", [(None, "run it again"), (b"PK\x03\x04 no", "cannot be read")])
+def test_frames_that_are_missing_or_damaged_are_named(contents, word, tmp_path):
+    if contents:
+        (tmp_path / "frames.npz").write_bytes(contents)
+    with pytest.raises(InputError, match=word):
+        load_script().read_film(tmp_path / "frames.npz")
+
+
+def test_wide_frames_are_shrunk(tmp_path):
+    frames = np.full((2, 64, 256, 3), 70, np.uint8)
+    np.savez_compressed(tmp_path / "frames.npz", prediction=frames, pose=frames)
+    film = load_script().read_film(tmp_path / "frames.npz")
+    assert set(film) == {"pose", "prediction"} and film["pose"].shape == (2, 32, 128, 3) and (film["pose"] == 70).all()
 
 
 @pytest.fixture()

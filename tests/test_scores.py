@@ -7,12 +7,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import noise_frames, run
+from conftest import noise_frames, run_inside
 from PIL import Image
 
 from dataloader import Dataset_Dance
-from modules.score.baselines import nearest_poses, trivial_predictions
-from modules.score.scores import all_scores, average, diversity, score_table, ssim, warn_if_below_baselines
+from modules.score.baselines import (
+    compare,
+    nearest_poses,
+    score_table,
+    trivial_predictions,
+    warn_if_below_baselines,
+    warn_if_below_first_frame,
+)
+from modules.score.metrics import COLUMNS, Column, all_scores, average, diversity, ssim
 
 
 def flat(*levels, size=(16, 16)):
@@ -25,8 +32,29 @@ def test_ssim_by_hand():
     assert ssim(flat(a, b), flat(b, b)).tolist() == pytest.approx([expected, 1.0], abs=1e-3)
     noise = noise_frames(2, 3, 16, 32)
     assert ssim(noise, noise).tolist() == pytest.approx([1.0, 1.0], abs=1e-4)
-    assert ssim(noise, noise.flip(0)).max() < 0.2
-    assert ssim(flat(a, size=(8, 16)), flat(b, size=(8, 16))).isnan().all(), "smaller than the window of 11"
+    # the pictures that every reader can make, and what torchmetrics 1.9 says of them
+    wave = torch.arange(3 * 16 * 24).reshape(1, 3, 16, 24)
+    one, other = wave * 37 % 256, wave * 41 % 256
+    values = ssim(one.to(torch.uint8), ((one + other) // 2).to(torch.uint8))
+    assert values.tolist() == pytest.approx([0.665184], abs=1e-5)
+
+
+def test_what_has_no_number_anywhere_is_left_out_and_said_once():
+    truth, predicted = flat(0.2, 0.5, 0.5, size=(8, 16)), flat(0.2, 0.6, 0.6, size=(8, 16))
+    scores = all_scores(predicted[None], truth)
+    assert scores["ssim"] is None and scores["psnr"] == pytest.approx(20.0, abs=1e-4)
+    head, *lines, left_out = score_table({"0": {"model": scores, "first_frame": scores}}).splitlines()
+    assert head.split() == ["sequence", "PSNR", "2023", "@1"] and "nan" not in "".join(lines)
+    assert left_out.count("SSIM (frames smaller than its window of 11 pixels)") == 1 and "@629" in left_out
+
+
+def test_a_new_metric_is_one_entry(monkeypatch):
+    darkest = Column("dark", 1, "the darkest value", lambda p: float(p.frames.min() * 255), "no frames")
+    monkeypatch.setitem(COLUMNS, "dark", darkest)
+    scores = all_scores(flat(0.1, 0.2, 0.6)[None], flat(0.1, 0.5, 0.5))
+    table = score_table({"a": {"model": scores}, "b": {"model": scores | {"dark": 53.0}}}).splitlines()
+    assert table[0].split()[-1] == "dark"
+    assert [line.split()[-1] for line in table[1:4]] == ["51.0", "53.0", "52.0"], "the last is the mean"
 
 
 def test_scores_by_hand():
@@ -42,7 +70,7 @@ def test_scores_by_hand():
 
 def test_diversity_by_hand():
     samples = torch.stack([flat(0.5, 0.2), flat(0.5, 0.4)])
-    assert diversity(samples) == pytest.approx(0.1 * math.sqrt(2) * 255, rel=1e-5)
+    assert diversity(samples[:, 1:]) == pytest.approx(0.1 * math.sqrt(2) * 255, rel=1e-5)
     scores = all_scores(samples, flat(0.5, 0.3))
     assert scores["psnr"] == pytest.approx(20.0, abs=1e-3), "the mean over the samples"
     assert scores["diversity"] == pytest.approx(0.1 * math.sqrt(2) * 255, rel=1e-5)
@@ -85,10 +113,10 @@ def test_table_shows_the_numbers():
         "4": {"model": row(30.0, 0.9, {"1": 33.0}, 0.75), "first_frame": row(19.0)},
     })
     lines = [line.split() for line in table.splitlines()]
-    assert lines[0] == ["sequence", "PSNR", "2023", "SSIM", "@1", "@10", "@100", "@300", "@629", "diversity"]
-    assert lines[1] == ["0", "model", "20.00", "21.00", "0.7000", "31.00", "-", "-", "-", "8.50", "2.25"]
-    assert lines[2] == ["first", "frame", "18.00", "19.00", "0.5000", "-", "-", "-", "-", "-", "-"]
-    assert lines[5] == ["mean", "model", "25.00", "26.00", "0.8000", "32.00", "-", "-", "-", "8.50", "1.50"]
+    assert lines[0] == ["sequence", "PSNR", "2023", "SSIM", "@1", "@629", "diversity"]
+    assert lines[1] == ["0", "model", "20.00", "21.00", "0.7000", "31.00", "8.50", "2.25"]
+    assert lines[2] == ["first", "frame", "18.00", "19.00", "0.5000", "-", "-", "-"]
+    assert lines[5] == ["mean", "model", "25.00", "26.00", "0.8000", "32.00", "8.50", "1.50"]
     assert average([row(1.0), row(2.0)])["psnr"] == 1.5
     assert len({len(line) for line in table.splitlines()[1:7] if line.endswith("-")}) == 1, "columns line up"
 
@@ -100,6 +128,20 @@ def test_warnings_name_the_baseline(capsys):
     assert line == "warning: sequence 3: 20.00 dB is below 24.00 dB, a trivial baseline: nearest training pose"
     warn_if_below_baselines({"3": rows | {"model": row(math.nan)}})
     assert len(capsys.readouterr().err.splitlines()) == 2, "a diverged model is below every rival"
+    warn_if_below_first_frame({"a": 29.0, "b": 31.0}, dict.fromkeys("ab", flat(0.5, 0.6, 0.51)))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "warning: sequence a: 29.00 dB is below 30.00 dB, a trivial baseline: first frame"
+
+
+def test_all_sequences_are_compared_at_once(dance):
+    sequences, training = Dataset_Dance(dance, "test", 16, 32).sequences, Dataset_Dance(dance, "train", 16, 32)
+    truth = [noise_frames(10, 3, 16, 32, seed=i) for i in range(2)]
+    compared = compare(sequences, [x[None] for x in truth], truth, training)
+    for sequence, frames in zip(sequences, truth, strict=True):
+        alone = trivial_predictions(sequence, frames, training)["nearest_pose"]
+        assert compared[sequence.name]["nearest_pose"] == all_scores(alone[None], frames)
+        assert compared[sequence.name]["model"]["psnr"] == 100.0
+    assert list(compare(sequences, [x[None] for x in truth], [None, truth[1]], None)) == ["1"]
 
 
 def read_pictures(folder):
@@ -108,7 +150,7 @@ def read_pictures(folder):
 
 def test_tester_compares_with_the_baselines_of_the_files(dance, trained, tmp_path):
     flags = ["--ckpt_path", trained[0] / "best.ckpt", "--device", "cpu"]
-    result = run("Tester.py", "--DR", dance, "--save_root", tmp_path / "a", *flags)
+    result = run_inside("Tester.py", "--DR", dance, "--save_root", tmp_path / "a", *flags)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "a/metrics.json").read_text())
     mean = read_pictures(dance / "train/train_img").mean(axis=0)
@@ -124,7 +166,7 @@ def test_tester_compares_with_the_baselines_of_the_files(dance, trained, tmp_pat
     assert "nearest training pose" in result.stdout and "11 x 11" in metrics["definitions"]["ssim"]
 
     shutil.copytree(dance / "test", tmp_path / "only/test")
-    result = run("Tester.py", "--DR", tmp_path / "only", "--save_root", tmp_path / "b", *flags, "--no_sanity")
+    result = run_inside("Tester.py", "--DR", tmp_path / "only", "--save_root", tmp_path / "b", *flags, "--no_sanity")
     assert result.returncode == 0 and "warning" not in result.stderr
     sequence = json.loads((tmp_path / "b/metrics.json").read_text())["sequences"][0]
     assert set(sequence["baselines"]) == {"first_frame", "previous_true_frame"}, "there is no training set"

@@ -8,7 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from dataloader import Sequence
 from modules.model.layers import gaussian_kl, reparameterise, split_gaussian
 from modules.model.vae import POSE_CHUNK, VAE_Model
-from modules.score.evaluate import predict
+from modules.score.predict import predict
 
 MODELS = [("template", "standard"), ("template", "learned"), ("multiscale", "standard"), ("multiscale", "learned")]
 

@@ -51,6 +51,8 @@ def find_root(root: str | Path) -> Path:
         raise InputError(
             f"{root}: folder not found{reason}; --DR is the folder that holds train/, val/ and test/"
         ) from None
+    if not os.path.isdir(root):
+        raise InputError(f"{root}: not a folder; --DR is the folder that holds train/, val/ and test/")
     closed: list[Path] = []
 
     def candidates() -> Iterator[Path]:

@@ -60,8 +60,8 @@ def visible(name: str) -> bool:
 def subfolders(folder: Path, closed: list[Path] | None = None) -> list[Path]:
     """The folders in one folder, in natural order. One that can't be listed has none, and is noted in `closed`."""
     try:
-        return sorted((Path(entry.path) for entry in os.scandir(folder) if visible(entry.name) and entry.is_dir()),
-                      key=lambda path: natural(path.name))
+        entries = [entry for entry in os.scandir(folder) if visible(entry.name)]
+        return sorted((Path(entry.path) for entry in entries if entry.is_dir()), key=lambda path: natural(path.name))
     except OSError:
         if closed is not None:
             closed.append(folder)
@@ -79,7 +79,6 @@ def picture_groups(folder: Path) -> dict[str, list[Path]]:
     several of those. InputError if there are none either."""
     try:
         groups = {"": pictures_in(folder)}
-        others = sorted({Path(entry.name).suffix.lower() for entry in os.scandir(folder)} - {""})
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: folder not found; expected pictures frame000000.png, … in it") from None
     except OSError as error:
@@ -90,6 +89,7 @@ def picture_groups(folder: Path) -> dict[str, list[Path]]:
         if len(groups) == 1:
             groups = {"": next(iter(groups.values()))}
     if not groups:
+        others = sorted({Path(name).suffix.lower() for name in os.listdir(folder) if visible(name)} - {""})
         other = f" (but {', '.join(others[:5])})" if others else ""
         raise InputError(
             f"{folder}: no PNG pictures in it{other}; expected frame000000.png, frame000001.png, … (also "

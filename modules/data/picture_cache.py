@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from modules.data.pairing import Faults
 from modules.data.reading import BLACK, Reading, agree, differ, read_picture
 from modules.files import lock_file
+from modules.progress import Progress
 from modules.runtime import InputError
 
 CACHE_VERSION = 2
+BATCH = 256  # pictures that threads decode before they are written
 STALE = 3600  # seconds after which nobody writes to a temporary file any more
 
 
@@ -156,7 +157,7 @@ def decode_all(
                 file.seek(begin + len(files) * row)
                 file.write(json.dumps({"rows": rows, "broken": broken}).encode())
         if done:
-            os.replace(temporary, kept if stopped or faults else path)
+            replace(temporary, kept if stopped or faults else path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -202,10 +203,13 @@ def decode(
             return error
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        jobs, few = pool.map(read, places), len(places) < 500
-        bar = tqdm(jobs, total=len(places), desc=f"decode {name}", unit="picture", leave=False, disable=few)
+        # some at a time: what is decoded must not pile up in memory where the disk is slow
+        batches = (places[start : start + BATCH] for start in range(0, len(places), BATCH))
+        jobs = (picture for batch in batches for picture in pool.map(read, batch))
+        bar = Progress(f"decode {name}", len(places), "picture", leave=False)
         try:
-            for i, picture in zip(places, bar, strict=True):
+            for i, picture in zip(places, jobs, strict=True):
+                bar.update()
                 if isinstance(picture, InputError):
                     faults[files[i]] = str(picture).removeprefix(f"{files[i]}: ")
                 else:
@@ -213,6 +217,8 @@ def decode(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+        finally:
+            bar.close()
 
 
 def read_kept(kept: Path, stamps: list[str], shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
@@ -249,6 +255,14 @@ def remove_kept(kept: Path, files: list[Path]) -> None:
     if notes and not any(path not in here and os.path.exists(path) for path in notes["broken"]):
         with contextlib.suppress(OSError):
             kept.unlink()
+
+
+def replace(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except PermissionError:  # on Windows, where another process has made it meanwhile and mapped it
+        if not path.exists():
+            raise
 
 
 def remove_stale(folder: Path) -> None:

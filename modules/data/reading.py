@@ -96,6 +96,8 @@ def orientation(picture: Image.Image) -> int:
 
 def to_rgb(picture: Image.Image, path: Path, wanted: dict[Path, Reading], reading: Reading | None) -> Image.Image:
     """An RGB picture, by `reading` or by what the picture wants, which is noted in `wanted` if it is not plain."""
+    if picture.mode == "P" and varies(picture) and not varies(picture.convert("RGBA").convert("RGB")):
+        picture = Image.fromarray(np.asarray(picture))  # a palette of one colour: the numbers themselves are meant
     values = deep_values(picture, path)
     transparent = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa")
     transparent |= picture.mode == "P" and "transparency" in picture.info
@@ -155,5 +157,6 @@ def paper_for(rgb: Image.Image, alpha: Image.Image) -> int | None:
     return BLACK if (drawn.min(axis=1) >= 240).mean() > 0.5 else WHITE
 
 
-def varies(rgb: Image.Image) -> bool:
-    return any(low != high for low, high in rgb.getextrema())
+def varies(picture: Image.Image) -> bool:
+    """Whether any channel has more than one value."""
+    return any(np.ptp(np.asarray(channel)) for channel in picture.split())

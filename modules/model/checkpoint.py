@@ -62,8 +62,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     check_is_file(path)
     contents = read_tensor_file(path)
-    state = find_weights(contents, path)
+    state, words = find_weights(contents, path)
     contents = (dict(contents) if isinstance(contents, dict) else {}) | {"state_dict": state}
+    if not has_config(contents):
+        height, width = TEMPLATE_SIZE
+        words += f"{'; ' if words else ''}no frame size is in it: {height}x{width}, or --frame_H and --frame_W"
+    if words:
+        print(f"{path}: {words}")
     if "last_epoch" in contents:
         contents["last_epoch"] = to_whole(contents["last_epoch"])
         if contents["last_epoch"] is None:
@@ -89,8 +94,8 @@ def check_is_file(path: Path) -> None:
     lost = path  # the first part of the path that is not there
     while not os.path.isdir(lost.parent) and lost.parent != lost:
         lost = lost.parent
-    names = [entry.name for entry in entries(lost.parent)]
-    near = [name for name in names if name.lower().endswith(ENDINGS) and name.partition(".")[0] == lost.name]
+    names = [e.name for e in entries(lost.parent) if e.name.lower().endswith(ENDINGS) or os.path.isdir(e)]
+    near = [name for name in names if name.partition(".")[0] == lost.name]
     near = [lost.parent / name for name in near or difflib.get_close_matches(lost.name, names, 1)]
     meant = near[0] if near else lost.parent
     if os.path.isdir(meant):
@@ -115,7 +120,7 @@ def best_checkpoint(folder: Path) -> Path | None:
         return "best" in name, "last" in name, int(epoch[1]) if epoch else -1, os.path.getmtime(file)
 
     inside = entries(folder)
-    for files in (inside, [file for child in inside if os.path.isdir(child) for file in entries(child)]):
+    for files in (inside, [file for child in inside for file in entries(child)]):
         found = [file for file in files if file.name.lower().endswith(ENDINGS) and os.path.isfile(file)]
         if found:
             return max(found, key=worth)
@@ -129,7 +134,7 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
     without memory, so sizes that the file only claims cost nothing.
     """
     state, config = contents["state_dict"], contents.get("config")
-    if not isinstance(config, dict) or "frame_size" not in config:
+    if not has_config(contents):
         config = {"model": sizes_of(state, path), "frame_size": TEMPLATE_SIZE}
     sizes, frame_size = config.get("model"), config["frame_size"]
     if not isinstance(frame_size, (list, tuple)) or len(frame_size) != 2:
@@ -147,6 +152,11 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
     return model.config, (frame_size[0], frame_size[1])
 
 
+def has_config(contents: dict[str, Any]) -> bool:
+    """Whether a checkpoint's `config` is one of ours; other programs have theirs under this key."""
+    return isinstance(contents.get("config"), dict) and "frame_size" in contents["config"]
+
+
 def sizes_of(state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
     """The arguments of VAE_Model from the names and shapes of its weights."""
 
@@ -157,7 +167,7 @@ def sizes_of(state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
     if missing(arch):
         raise InputError(
             f"{path}: the weight {missing(arch)[0]} is missing; expected the {arch} architecture's names; found "
-            f"{listed(list(state))}"
+            f"{listed(state)}"
         )
     sizes = {name: state[layer].shape[axis] for name, (layer, axis) in SIZES[arch].items()}
     learned = any(str(name).startswith("prior.") for name in state)
@@ -209,9 +219,10 @@ def check_weights(model: torch.nn.Module, state: Any, path: str | Path) -> None:
         if name not in state and name.endswith("num_batches_tracked"):
             continue
         if not isinstance(state.get(name), Tensor):
+            unknown = [name for name in state if name not in expected]
             raise InputError(
                 f"{path}: the weight {name} is missing; it is not a checkpoint of this architecture; found "
-                f"{listed(list(state))}"
+                f"{listed(unknown or state)}, expected {listed(expected)}"
             )
         if state[name].shape != tensor.shape:
             found, wanted = tuple(state[name].shape), tuple(tensor.shape)

@@ -22,8 +22,9 @@ FALLBACKS = ("ema", "averag", "teacher", "target")  # of two sets of weights, th
 DEPTH = 16  # of nested dicts that are searched for weights
 
 
-def find_weights(contents: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that are named like the model's, under the model's names. Prints what it did for that.
+def find_weights(contents: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file that are named like the model's, under the model's names, and in words where they were
+    and what was taken off, or "" for a plain `state_dict`.
 
     Tensors are collected by all that stands before the name of a box, keys of outer dicts and prefixes of wrappers
     alike; of these collections the largest one is taken.
@@ -64,12 +65,10 @@ def find_weights(contents: Any, path: Path) -> dict[str, Tensor]:
     best = max(found, key=preference)  # the first of equals
     equals = [".".join(group) for group in found if group != best and len(found[group]) == len(found[best])]
     done = [*notes[best], *([f"not those under {listed(equals)}"] if equals else [])]
-    if done:
-        print(f"{path}: {len(found[best])} weights found {', '.join(done[:5])}")
     beside = [name for home in sorted(homes[best]) for name in others.get(home, ())]
     if beside:
         warn(f"{path}: {len(beside)} tensors are not the model's and left out: {listed(beside)}")
-    return found[best]
+    return found[best], f"{len(found[best])} weights found {', '.join(done[:5])}" if done else ""
 
 
 def tensors_in(contents: Any) -> Iterator[tuple[tuple[str, ...], str, Tensor]]:

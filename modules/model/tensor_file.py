@@ -2,15 +2,17 @@
 
 Four containers: torch's zip archive, its older stream of pickles, a plain pickle, safetensors. A pickle names functions
 and asks for calls of them. Here a name stays a `Name`, which cannot be called: the few functions of `CALLS` make what a
-checkpoint needs (tensors, OrderedDicts, numpy's numbers, paths), any other object becomes a `Record` of what it held,
-and a call of anything else is refused. Memory is taken for bytes that the file has, never for sizes that it claims.
+checkpoint needs (tensors, OrderedDicts, numpy's numbers, paths), and any other object becomes a `Record` of what it
+held. Memory is taken for bytes that the file has, never for sizes that it claims.
 """
 
 import contextlib
 import io
 import json
 import pickle
+import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -167,13 +169,6 @@ def rebuild_tensor(storage: Tensor | None, offset: int, size: tuple, stride: tup
     return Record("tensor") if storage is None else storage.as_strided(size, stride, offset)
 
 
-def rebuild_typed(storage: Tensor, offset: int, size: tuple, stride: tuple, grad: Any, hooks: Any, kind: Name, *_: Any):
-    dtype = getattr(torch, kind.path.removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype):
-        return Record("tensor")
-    return rebuild_tensor(storage.view(torch.uint8).view(dtype), offset, size, stride)
-
-
 def number_type(described: Record) -> np.dtype:
     """numpy's dtype from the record of one; ValueError for what is not a plain number."""
     code, order = described.args[0], (described.get("state") or (0, "<"))[1]
@@ -214,7 +209,6 @@ def copied(kind: type) -> Callable:
 CALLS: dict[str, Callable] = {
     "torch._utils._rebuild_tensor": rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": rebuild_tensor,
-    "torch._utils._rebuild_tensor_v3": rebuild_typed,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._tensor._rebuild_from_type_v2": lambda function, kind, args, state: call(function, args),
@@ -231,22 +225,23 @@ CALLS: dict[str, Callable] = {
     "numpy.core.multiarray.scalar": numpy_number,
     "numpy.core.multiarray._reconstruct": lambda *_: Record("numpy.array"),
 }
-OLDER = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # names of Python 2, which protocol 2 writes
 PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-# what people keep beside weights: a record of it is enough
-HARMLESS = ("torch.", "numpy.", "datetime.", "functools.partial", "builtins.getattr", "copyreg._reconstructor")
+# of Python's own library, what people keep beside weights: a record of it is enough
+HARMLESS = ("datetime.", "collections.", "types.SimpleNamespace", "functools.partial", "builtins.getattr",
+            "copyreg._reconstructor")
 
 
 def call(name: Any, args: tuple) -> Any:
-    """What a call of a name gives here."""
-    path = name.path.replace("numpy._core.", "numpy.core.") if isinstance(name, Name) else "the result of a call"
+    """What a call of a name gives here. None is made that could do harm; those of Python's own library, with which
+    attacks are made, are refused, so that their file is not taken for a good one."""
+    path = name.path.replace("numpy._core.", "numpy.core.") if isinstance(name, Name) else "builtins.call"
     if path in CALLS:
         return CALLS[path](*args)
     if path.startswith("pathlib") and path.endswith(PATHS):
         return str(PurePosixPath(*args))
-    if path.startswith(HARMLESS):
-        return Record(path, args)
-    raise Refused(path)
+    if path.partition(".")[0] in sys.stdlib_module_names and not path.startswith(HARMLESS):
+        raise Refused(path)
+    return Record(path, args)
 
 
 class Reader(pickle._Unpickler):
@@ -259,7 +254,8 @@ class Reader(pickle._Unpickler):
         self.storage = storage  # gives a flat tensor for a dtype, a key and a number of values
 
     def find_class(self, module: str, name: str) -> Name:
-        return Name(f"{OLDER.get(module, module)}.{name}")
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))  # of Python 2
+        return Name(f"{module}.{name}")
 
     def get_extension(self, code: int) -> None:
         raise Refused("a registered extension")
@@ -300,16 +296,18 @@ class Reader(pickle._Unpickler):
         self._target(dict)[key] = value
 
     def load_appends(self) -> None:
-        items, target = self.pop_mark(), self._target((list, Record))
-        target.update(enumerate(items)) if isinstance(target, Record) else target.extend(items)
+        self._append(self.pop_mark())
 
     def load_append(self) -> None:
-        item = self.stack.pop()
-        self._target(list).append(item)
+        self._append([self.stack.pop()])
 
     def load_additems(self) -> None:
         items = self.pop_mark()
         self._target(set).update(items)
+
+    def _append(self, items: list) -> None:
+        target = self._target((list, Record))
+        target.update(enumerate(items, start=len(target))) if isinstance(target, Record) else target.extend(items)
 
     def _target(self, kinds: Any) -> Any:
         if not isinstance(self.stack[-1], kinds):

@@ -1,4 +1,4 @@
-"""Trivial predictions that a model must beat, as frames. None of them has learned anything about motion.
+"""Trivial predictions that a model must beat, and how it compares. None of them has learned anything about motion.
 
 first_frame            the given frame, repeated
 training_mean          the mean of all training frames, repeated
@@ -6,31 +6,36 @@ nearest_pose           for every pose the training frame whose pose picture is t
 previous_true_frame    the truth, one frame late: it sees what is to be predicted, so it is a line and not a rival
 """
 
-from pathlib import Path
+import sys
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataloader import Dataset_Dance, Sequence, find_root
+from dataloader import Dataset_Dance, Sequence, has_training
 from modules.data.pixels import to_float
+from modules.score.metrics import all_scores, average, score, table_cells
 
 RIVALS = {"first_frame": "first frame", "training_mean": "training mean", "nearest_pose": "nearest training pose"}
 ORACLES = {"previous_true_frame": "previous true frame"}
+METHODS = {"model": "model", **RIVALS, **{key: f"{name} *" for key, name in ORACLES.items()}}  # lines of a table
 CHUNK = 4096  # training poses compared at once
 
 
-def trivial_predictions(sequence: Sequence, truth: Tensor, training: Dataset_Dance | None) -> dict[str, Tensor]:
+def trivial_predictions(
+    sequence: Sequence, truth: Tensor, training: Dataset_Dance | None, nearest: Tensor | None = None
+) -> dict[str, Tensor]:
     """The baselines of one sequence, (T, 3, H, W) each, frame 1 the given one. truth: (T, 3, H, W).
 
-    training: the training set, for the two baselines that are made of it; None leaves them out.
+    training: the training set, for the two baselines that are made of it; None leaves them out. nearest: what
+    `nearest_poses` says of all poses but the first, where that is known.
     """
     T, first = len(truth), sequence.frames[:1]
     predictions = {"first_frame": first.expand(T, -1, -1, -1)}
     if training is not None:
         mean = training.frames.sum(dim=0, dtype=torch.float32) / (255 * len(training.frames))
         predictions["training_mean"] = torch.cat([to_float(first), mean.expand(T - 1, -1, -1, -1)])
-        nearest = nearest_poses(sequence.poses[1:], training.poses)
+        nearest = nearest_poses(sequence.poses[1:], training.poses) if nearest is None else nearest
         predictions["nearest_pose"] = torch.cat([first, training.frames[nearest]])
     predictions["previous_true_frame"] = torch.cat([truth[:1], truth[:-1]])
     return predictions
@@ -45,19 +50,89 @@ def nearest_poses(poses: Tensor, training_poses: Tensor) -> Tensor:
     def small(pictures: Tensor) -> Tensor:
         return F.avg_pool2d(to_float(pictures), 2).flatten(1)  # (n, 3 * H/2 * W/2)
 
-    wanted = small(poses)
+    wanted = small(poses).T.contiguous()
     best, nearest = torch.full((len(poses),), torch.inf), torch.zeros(len(poses), dtype=torch.long)
     for start in range(0, len(training_poses), CHUNK):
         known = small(training_poses[start : start + CHUNK])
         # |a - b|^2 less |a|^2, which is the same for every b
-        distance, index = (known.square().sum(dim=1) - 2 * wanted @ known.T).min(dim=1)
+        distance, index = torch.addmm(known.square().sum(dim=1, keepdim=True), known, wanted, alpha=-2).min(dim=0)
         closer = distance < best
         best, nearest = torch.where(closer, distance, best), torch.where(closer, index + start, nearest)
     return nearest
 
 
+def compare(
+    sequences: list[Sequence], predicted: list[Tensor], truth: list[Tensor | None], training: Dataset_Dance | None,
+    trivial: bool = True,
+) -> dict[str, dict[str, dict]]:
+    """All scores of the model and of the trivial baselines, of every sequence whose true frames are known:
+    name -> {"model": scores, baseline: scores, …}, in the order of METHODS.
+
+    predicted: (samples, T, 3, H, W) each; truth: (T, 3, H, W) or None; trivial: with baselines.
+    """
+    known = [item for item in zip(sequences, predicted, truth, strict=True) if item[2] is not None]
+    nearest = [None] * len(known)
+    if trivial and training is not None and known:  # of all sequences at once: the training set is read once
+        poses = [sequence.poses[1:] for sequence, _, _ in known]
+        nearest = nearest_poses(torch.cat(poses), training.poses).split([len(x) for x in poses])
+    compared = {}
+    for (sequence, frames, true_frames), near in zip(known, nearest, strict=True):
+        rows = {"model": all_scores(frames, true_frames)}
+        if trivial:
+            baselines = trivial_predictions(sequence, true_frames, training, near)
+            rows |= {key: all_scores(prediction[None], true_frames) for key, prediction in baselines.items()}
+        compared[sequence.name] = rows
+    return compared
+
+
+def with_mean(compared: dict[str, dict[str, dict]]) -> dict[str, dict[str, dict]]:
+    """The same and, of several sequences, their `mean`; the lines in the order of METHODS."""
+    table = {name: {key: rows[key] for key in METHODS if key in rows} for name, rows in compared.items()}
+    if len(table) > 1:
+        shared = [key for key in METHODS if all(key in rows for rows in compared.values())]
+        table["mean"] = {key: average([rows[key] for rows in compared.values()]) for key in shared}
+    return table
+
+
+def score_table(compared: dict[str, dict[str, dict]]) -> str:
+    """The text table of all sequences, see compare."""
+    table = with_mean(compared)
+    cells, left_out = table_cells([row for rows in compared.values() for row in rows.values()])
+    widths = [max(6, len(cell.title)) for cell in cells]
+    head = "".join(f" {cell.title:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    lines = [f"{'sequence':<9} {'':<22}{head}"]
+    for sequence, rows in table.items():
+        for i, (key, row) in enumerate(rows.items()):
+            values = "".join(f" {cell.text(row):>{width}}" for cell, width in zip(cells, widths, strict=True))
+            lines.append(f"{sequence if i == 0 else '':<9} {METHODS[key]:<22}{values}")
+    lines.append("PSNR in dB; @k: of the k-th predicted frame. * sees the true frames: to compare with, no rival.")
+    return "\n".join([*lines, *([left_out] if left_out else [])])
+
+
+def warn_if_below_baselines(compared: dict[str, dict[str, dict]]) -> None:
+    """One line on stderr for every trivial baseline that the model's mean PSNR doesn't reach, with the sequences."""
+    for key, name in RIVALS.items():
+        below = [
+            f"sequence {sequence}: {rows['model']['psnr']:.2f} dB is below {rows[key]['psnr']:.2f} dB"
+            for sequence, rows in compared.items()
+            if key in rows and not rows["model"]["psnr"] >= rows[key]["psnr"]
+        ]
+        if below:
+            others = f" (and {len(below) - 3} others of {len(compared)})" if len(below) > 3 else ""
+            print(f"warning: {', '.join(below[:3])}{others}, a trivial baseline: {name}", file=sys.stderr)
+
+
+def warn_if_below_first_frame(psnr: dict[str, float], truth: dict[str, Tensor]) -> None:
+    """The same with the first frame alone. psnr: sequence -> mean in dB; truth: sequence -> (T, 3, H, W)."""
+    first = {name: float(score(frames[None, :1].expand(1, *frames.shape), frames).mean())
+             for name, frames in truth.items()}
+    warn_if_below_baselines({
+        name: {"model": {"psnr": value}, "first_frame": {"psnr": first[name]}} for name, value in psnr.items()
+    })
+
+
 def training_set(root: str, height: int, width: int, **options) -> Dataset_Dance | None:
     """The training set at the size of the test, or None where DR/train isn't there. options: of Dataset_Dance."""
-    if not (Path(find_root(root)) / "train" / "train_img").is_dir():
+    if not has_training(root):
         return None
     return Dataset_Dance(root, "train", height, width, train_vi_len=1, **options)

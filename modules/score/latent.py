@@ -7,7 +7,7 @@ from dataloader import Sequence
 from modules.data.pixels import to_float
 from modules.device import autocast, random_generator
 from modules.model.vae import VAE_Model
-from modules.score.metrics import psnr
+from modules.score.metrics import PERFECT, diversity, psnr
 
 ACTIVE = 0.01  # nats: a unit that carries less on average is not in use
 
@@ -22,8 +22,8 @@ def latent_use(
     row, column) whose KL is above ACTIVE on average, and all of them; the others have collapsed (compare Burda, Grosse
     & Salakhutdinov 2016, section 5.2).
     psnr_prior, psnr_posterior: mean PSNR in dB, z the mean of either distribution; gain: their difference.
-    psnr_sample, psnr_best_sample: z drawn from the prior, mean and best of num_samples. diversity: the samples'
-    standard deviation per value, in levels of 255.
+    psnr_sample, psnr_best_sample: z drawn from the prior, mean and best of num_samples. diversity: see
+    metrics.COLUMNS.
     """
     device = next(model.parameters()).device
     frames, poses = to_float(sequence.frames)[None].to(device), to_float(sequence.poses)[None].to(device)
@@ -32,7 +32,7 @@ def latent_use(
     noise = torch.randn(num_samples, T - 1, *model.latent_shape(height, width), generator=generator, device=device)
 
     def score(predicted: Tensor) -> Tensor:
-        return psnr(predicted, frames[:, 1:]).mean(dim=1)
+        return psnr(predicted, frames[:, 1:]).clamp(max=PERFECT).mean(dim=1)
 
     model.eval()
     with autocast(device, dtype):
@@ -47,5 +47,5 @@ def latent_use(
         "active": int((kl > ACTIVE).sum()), "units": kl.numel(),
         "psnr_prior": prior, "psnr_posterior": told, "gain": told - prior,
         "psnr_sample": score(samples).mean().item(), "psnr_best_sample": score(samples).max().item(),
-        "diversity": 255 * samples.std(dim=0).mean().item(),
+        "diversity": diversity(samples),
     }

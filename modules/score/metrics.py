@@ -1,16 +1,133 @@
-"""Scores. PSNR per frame with data range 1 on frames clipped to [0, 1]; the given first frame is never scored."""
+"""Scores of predicted frames: the one table of what is measured, COLUMNS. A new metric is one entry of it.
 
+From the table follow the values in metrics.json with their definitions, their mean, and the columns of the text table
+(baselines.py) and of the report page. Frames are clipped to [0, 1]; the given first frame is never scored.
+"""
+
+import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modules.data.pixels import frame_mse, to_float, to_uint8
 
+PERFECT = 100.0  # dB: one frame without any error must not make a whole mean infinite
+SHOWN = (1, 10, 100, 300, 629)  # the k-th predicted frame
+WINDOW, SIGMA = 11, 1.5  # px: SSIM's Gaussian window
+
+
+class Prediction(NamedTuple):
+    """What is scored, the given frame left out."""
+
+    frames: Tensor  # (samples, T-1, 3, H, W) uint8 or float
+    truth: Tensor  # (T-1, 3, H, W) uint8 or float
+    psnr: Tensor  # (T-1) dB, the mean over the samples
+
+
+class Column(NamedTuple):
+    """One metric of a sequence. Its value is a number, None where it has none, or a dict of them: a cell each."""
+
+    title: str  # of its cells; {} stands for the dict's key
+    digits: int
+    definition: str
+    function: Callable[[Prediction], float | dict[str, float] | None]
+    missing: str  # why it may have no number
+    parts: tuple[str, ...] = ()  # the keys of a dict
+
+
+COLUMNS = {
+    "psnr": Column(
+        "PSNR", 2, f"dB, range 1, at most {PERFECT:g} a frame, mean over the predicted frames and the samples",
+        lambda p: float(p.psnr.mean()), "no number",
+    ),
+    "psnr_2023": Column(
+        "2023", 2, "the 2023 template's: the sum over the predicted frames divided by one frame less",
+        lambda p: psnr_2023(p.psnr) if len(p.psnr) > 1 else None, "a single predicted frame",
+    ),
+    "ssim": Column(
+        "SSIM", 4, f"Wang et al. 2004: Gaussian window {WINDOW} x {WINDOW}, sigma {SIGMA}, mirrored at the edges, "
+        "range 1, RGB, mean over the predicted frames",
+        lambda p: mean_ssim(p), f"frames smaller than its window of {WINDOW} pixels",
+    ),
+    "psnr_at": Column(
+        "@{}", 2, "PSNR of the k-th predicted frame",
+        lambda p: {str(k): float(p.psnr[k - 1]) for k in SHOWN if k <= len(p.psnr)}, "no sequence is as long",
+        tuple(map(str, SHOWN)),
+    ),
+    "diversity": Column(
+        "diversity", 2, "standard deviation over the samples, mean over predicted frames and values, levels of 0..255",
+        lambda p: diversity(p.frames), "one prediction a sequence; see --num_samples",
+    ),
+}
+DEFINITIONS = {key: column.definition for key, column in COLUMNS.items()} | {
+    "psnr_kaggle": "2024/25: 8-bit pixels, range 255, frames 1 to 600; public: sequences 0-2, private: the others"
+}
+
+
+class Cell(NamedTuple):
+    """One column of a printed table."""
+
+    title: str
+    key: str  # of COLUMNS
+    part: str | None  # of the value, where that is a dict
+
+    def value(self, row: dict) -> float | None:
+        """The cell's number in the scores of one sequence."""
+        value = row.get(self.key)
+        return (value or {}).get(self.part) if self.part else value
+
+    def text(self, row: dict, missing: str = "-") -> str:
+        value = self.value(row)
+        return missing if value is None else f"{value:.{COLUMNS[self.key].digits}f}"
+
+
+def table_cells(rows: list[dict]) -> tuple[list[Cell], str]:
+    """The columns in which some row has a number, and one line that names the others, empty if there are none."""
+    cells = [Cell(column.title.format(part), key, part) for key, column in COLUMNS.items()
+             for part in column.parts or (None,)]
+    empty = [cell for cell in cells if all(cell.value(row) is None for row in rows)]
+    reasons = {}
+    for cell in empty:
+        reasons.setdefault(COLUMNS[cell.key].missing, []).append(cell.title)
+    left_out = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in reasons.items())
+    return [cell for cell in cells if cell not in empty], left_out and f"Left out: {left_out}."
+
+
+def all_scores(predicted: Tensor, truth: Tensor) -> dict:
+    """Every metric of one sequence. predicted (samples, T, 3, H, W), truth (T, 3, H, W), both with the given frame."""
+    prediction = Prediction(predicted[:, 1:], truth[1:], score(predicted, truth).mean(dim=0))
+    return {key: column.function(prediction) for key, column in COLUMNS.items()}
+
+
+def average(rows: list[dict]) -> dict:
+    """The mean of several sequences' scores, over those that have a number."""
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    means = {}
+    for key, column in COLUMNS.items():
+        values = [row.get(key) for row in rows]
+        if column.parts:
+            parts = {part: mean([(value or {}).get(part) for value in values]) for part in column.parts}
+            means[key] = {part: value for part, value in parts.items() if value is not None}
+        else:
+            means[key] = mean(values)
+    return means
+
 
 def psnr(frames: Tensor, truth: Tensor) -> Tensor:
     """PSNR of every frame in dB, `10 log10(1 / mse)`: (…, 3, H, W) twice, uint8 or float -> (…). inf where equal."""
     return -10 * torch.log10(frame_mse(to_float(frames).clamp(0, 1), truth).double())
+
+
+def score(predicted: Tensor, truth: Tensor) -> Tensor:
+    """PSNR in dB of the predicted frames, at most PERFECT: (samples, T, 3, H, W) and (T, 3, H, W) -> (samples, T-1)."""
+    return psnr(predicted[:, 1:], truth[None, 1:]).clamp(max=PERFECT)
 
 
 def psnr_2023(frame_psnr: Tensor) -> float:
@@ -24,16 +141,45 @@ def psnr_kaggle(predicted: list[Tensor], truth: list[Tensor]) -> dict[str, float
     predicted, truth: per sequence (T, 3, H, W), frame 0 included. public: sequences 0-2; private: the others (nan
     without any).
     """
-    scores = [
-        -10 * torch.log10((to_uint8(p).double() - to_uint8(t).double()).square().mean(dim=(-3, -2, -1)) / 255**2)[1:601]
-        for p, t in zip(predicted, truth, strict=True)
-    ]
+    scores = [score(to_uint8(p[:601])[None], to_uint8(t[:601]))[0] for p, t in zip(predicted, truth, strict=True)]
     return {
         "public": float(torch.cat(scores[:3]).mean()) if scores[:3] else math.nan,
         "private": float(torch.cat(scores[3:]).mean()) if scores[3:] else math.nan,
     }
 
 
-def first_frame_psnr(truth: Tensor) -> float:
-    """The trivial baseline that a model must beat: the first frame repeated. truth: (T, 3, H, W)."""
-    return float(psnr(truth[:1].expand_as(truth[1:]), truth[1:]).mean())
+def diversity(frames: Tensor) -> float | None:
+    """How much samples differ, see COLUMNS; None for a single prediction. frames: (samples, T, 3, H, W) predicted."""
+    return float(to_float(frames).std(dim=0).mean() * 255) if len(frames) > 1 else None
+
+
+def mean_ssim(prediction: Prediction) -> float | None:
+    """The mean over frames and samples; None where a frame is smaller than the window."""
+    if min(prediction.truth.shape[-2:]) < WINDOW:
+        return None
+    return float(torch.stack([ssim(frames, prediction.truth).mean() for frames in prediction.frames]).mean())
+
+
+def ssim(frames: Tensor, truth: Tensor) -> Tensor:
+    """SSIM of every frame, the mean over its pixels and channels: (T, 3, H, W) twice, uint8 or float -> (T)."""
+    return torch.cat([_ssim(*pair) for pair in zip(frames.split(64), truth.split(64), strict=True)])  # less memory
+
+
+def _ssim(frames: Tensor, truth: Tensor) -> Tensor:
+    x, y = to_float(frames).clamp(0, 1), to_float(truth)
+    down, across = gaussian_matrix(x.shape[-2]), gaussian_matrix(x.shape[-1]).T
+    mean_x, mean_y, squares, product = (down @ (maps @ across) for maps in (x, y, x * x + y * y, x * y))
+    means, c1, c2 = mean_x * mean_y, 0.01**2, 0.03**2
+    mean_squares = mean_x * mean_x + mean_y * mean_y
+    similarity = (2 * means + c1) * (2 * (product - means) + c2)
+    return (similarity / ((mean_squares + c1) * (squares - mean_squares + c2))).mean(dim=(-3, -2, -1))
+
+
+@functools.cache
+def gaussian_matrix(length: int) -> Tensor:
+    """The Gaussian means along a side of so many pixels, mirrored at its ends, as a matrix: (length, length)."""
+    offsets = torch.arange(WINDOW) - WINDOW // 2
+    weights = torch.exp(-(offsets**2) / (2 * SIGMA**2))
+    places = (torch.arange(length)[:, None] + offsets).abs()
+    places = torch.where(places < length, places, 2 * (length - 1) - places)
+    return torch.zeros(length, length).scatter_add_(1, places, (weights / weights.sum()).expand(length, -1))

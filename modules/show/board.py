@@ -6,13 +6,8 @@ import numpy as np
 from PIL import Image
 
 from modules.runtime import InputError
-
-TAGS = {  # column of metrics.csv -> tag
-    "loss": "train/loss", "mse": "train/mse", "kl": "train/kl", "beta": "schedule/beta", "tfr": "schedule/tfr",
-    "lr": "schedule/lr", "val_psnr": "validation/psnr", "seconds": "speed/seconds",
-    "frames_per_second": "speed/frames_per_second",
-}
-CURVES = ("loss_curve", "psnr_per_frame", "kl_beta", "teacher_forcing_ratio", "val_psnr")
+from modules.show.curves import OF_A_RUN
+from modules.show.runs import COLUMNS
 
 
 class Board:
@@ -29,11 +24,11 @@ class Board:
     def write(self, row: dict, sequences: list[str]) -> None:
         """One epoch: its row of metrics.csv, and after a validation the strips of `sequences` and the curves."""
         epoch = int(row["epoch"])
-        for column, tag in TAGS.items():
-            if row[column] is not None:
-                self.writer.add_scalar(tag, row[column], epoch)
+        for name, column in COLUMNS.items():
+            if column.tag and row[name] is not None:
+                self.writer.add_scalar(column.tag, row[name], epoch)
         if row["val_psnr"] is not None:
-            pictures = {f"curve/{name}": name for name in CURVES}
+            pictures = {f"curve/{name}": name for name in OF_A_RUN}
             for name in sequences:  # with --store_visualization every validation has a file of its own
                 own = f"{name}_epoch={epoch}"
                 pictures[f"strip/{name}"] = own if (self.figures / f"{own}.png").is_file() else name

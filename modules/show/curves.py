@@ -1,42 +1,98 @@
-"""The curves that a report needs, of one run or of several over each other. Arrays and runs in, files out.
+"""The curves of a run, or of several over each other, in one style: the only room that draws them.
 
-One column of a paper wide. Each run has a colour of Okabe and Ito's palette and a dash pattern of its own, so that
-the lines are told apart by colour-blind readers and in grey.
+Of the Trainer's folder (draw_training), of scripts/plot.py and of the report page (draw_curves). One column of a paper
+wide. Each run has a colour of Okabe and Ito's palette and a dash pattern of its own, so that the lines are told apart
+by colour-blind readers and in grey. Matplotlib is imported when the first figure is drawn, and never its pyplot: no
+window, no backend of the environment's choice.
 """
 
+import atexit
+import contextlib
+import io
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import NullFormatter
 
-from modules.show.figures import COLORS, plt, save_figure
+from modules.files import write_bytes
 from modules.show.runs import Run, best_validation
 
+# Okabe & Ito's colours: safe for colour-blind readers
+COLORS = BLUE, ORANGE, *_ = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 COLUMN = 3.4  # inches: one column of a two-column page
 FONT = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
         "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none"}
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-SHOWN_MOST = 60.0  # dB: a perfect frame has infinitely many
+OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
+    "loss_curve": "loss_log", "val_psnr": "val_psnr", "teacher_forcing_ratio": "tfr", "kl_beta": "beta",
+    "psnr_per_frame": "psnr_per_frame",
+}
+
+
+def prepare_environment() -> None:
+    """Before matplotlib is imported: a folder for its list of fonts that can be written; no backend of a notebook's."""
+    os.environ.pop("MPLBACKEND", None)
+    if "MPLCONFIGDIR" not in os.environ:
+        from modules.data.picture_cache import default_cache_dir
+
+        folder = default_cache_dir() / "matplotlib"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            folder = Path(tempfile.mkdtemp(prefix="pose2video-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["MPLCONFIGDIR"] = str(folder)
+
+
+def new_figure(rows: int = 1, size: tuple[float, float] = (COLUMN, 2.3), **options):
+    """A figure of `rows` axes under each other, and the axes. size: inches; options: of Figure.subplots."""
+    prepare_environment()
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    rcParams.update(FONT)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, 1, squeeze=False, **options)[:, 0]
+    for axis in axes:
+        axis.grid(alpha=0.3, linewidth=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure, path: Path) -> None:
+    """Write a figure in the format of the path's ending."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    write_bytes(path, buffer.getvalue())
 
 
 def draw_curves(runs: list[Run], folder: Path, kind: str = "png") -> list[Path]:
     """Write every figure that the runs have the numbers for: <folder>/<name>.<kind>. Returns the paths."""
-    drawn = []
-    with plt.rc_context(FONT):
-        for name, draw in (
-            ("loss_linear", lambda: draw_losses(runs, "linear")),
-            ("loss_log", lambda: draw_losses(runs, "log")),
-            ("beta", lambda: draw_column(runs, "beta", "beta", "Weight of the KL term")),
-            ("tfr", lambda: draw_tfr(runs)),
-            ("lr", lambda: draw_column(runs, "lr", "learning rate", "Learning rate at the end of the epoch")),
-            ("val_psnr", lambda: draw_validation(runs)),
-            ("psnr_per_frame", lambda: draw_frames(runs)),
-        ):
-            figure = draw()
-            if figure is not None:
-                drawn.append(folder / f"{name}.{kind}")
-                save_figure(figure, drawn[-1])
-    return drawn
+    return [path for name in FIGURES if (path := draw(name, runs, folder / f"{name}.{kind}"))]
+
+
+def draw_training(history: list[dict], folder: Path) -> None:
+    """The figures over the epochs, under the names that the Trainer gives them. history: the rows of metrics.csv."""
+    run = Run("", folder, history, {}, None, None, {}, "")
+    for file, name in OF_A_RUN.items():
+        draw(name, [run], folder / f"{file}.png")
+
+
+def draw_scores(scores: dict[str, list[float]], path: Path, scored_on: str, train_vi_len: int | None = None) -> None:
+    """PSNR per frame of one prediction. scores: sequence -> dB of frames 2, 3, …"""
+    settings = {"train_vi_len": train_vi_len} if train_vi_len else {}
+    draw("psnr_per_frame", [Run("", path.parent, [], settings, None, None, scores, scored_on)], path)
+
+
+def draw(name: str, runs: list[Run], path: Path) -> Path | None:
+    """One of FIGURES; None where the runs have no numbers for it."""
+    figure = FIGURES[name](runs)
+    if figure is None:
+        return None
+    save_figure(figure, path)
+    return path
 
 
 def styles(count: int) -> list[dict]:
@@ -47,18 +103,16 @@ def styles(count: int) -> list[dict]:
 
 def empty(height: float = 2.3, rows: int = 1):
     """A figure one column wide with `rows` axes under each other that share the epochs."""
-    figure, axes = plt.subplots(rows, 1, figsize=(COLUMN, height), sharex=True, layout="constrained", squeeze=False)
-    for axis in axes[:, 0]:
-        axis.grid(alpha=0.3, linewidth=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
+    figure, axes = new_figure(rows, (COLUMN, height), sharex=True)
+    for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
-    return figure, axes[:, 0]
+    return figure, axes
 
 
 def column(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and values of one column of metrics.csv, empty cells left out."""
     pairs = [(row["epoch"], row[key]) for row in run.history if row[key] is not None]
-    return np.array([epoch for epoch, _ in pairs]), np.array([value for _, value in pairs])
+    return np.array([epoch for epoch, _ in pairs]), np.array([value for _, value in pairs], dtype=float)
 
 
 def markers(epochs: np.ndarray) -> str | None:
@@ -88,6 +142,8 @@ def draw_losses(runs: list[Run], scale: str):
         if scale == "log" and least > 0:
             axis.set_yscale("log")
             if np.divide(*axis.get_ylim()[::-1]) > 10:
+                from matplotlib.ticker import NullFormatter
+
                 axis.yaxis.set_minor_formatter(NullFormatter())
         elif scale == "log" and least < 0:
             axis.set_ylabel(f"{label} (linear)")
@@ -149,10 +205,10 @@ def draw_validation(runs: list[Run]):
 
 
 def frame_table(scores: dict[str, list[float]]) -> np.ndarray:
-    """PSNR of every sequence and frame: (sequences, longest), nan after a sequence's end, at most SHOWN_MOST."""
+    """PSNR of every sequence and frame: (sequences, longest), nan after a sequence's end."""
     table = np.full((len(scores), max(map(len, scores.values()))), np.nan)
     for row, values in zip(table, scores.values(), strict=True):
-        row[: len(values)] = [np.nan if value is None else min(value, SHOWN_MOST) for value in values]
+        row[: len(values)] = [np.nan if value is None else value for value in values]
     return table
 
 
@@ -179,7 +235,12 @@ def draw_frames(runs: list[Run]):
                       xycoords=("data", "axes fraction"), color="0.3")
     kinds = sorted({f"{run.scored_on}: {len(run.scores)}" for run in runs if run.scores})
     axis.set(xlabel="frame", ylabel="PSNR (dB)")
-    axis.set_title(f"PSNR per frame, median and range ({', '.join(kinds)})")
+    title = f"PSNR per frame, median and range ({', '.join(kinds)})"
+    if len(runs) == 1 and len(runs[0].scores) == 1:
+        ((name, values),) = runs[0].scores.items()
+        known = [value for value in values if value is not None]
+        title = f"PSNR per frame, {runs[0].scored_on} {name}: mean {np.mean(known or [np.nan]):.2f} dB"
+    axis.set_title(title)
     name_runs(figure, axis, runs)
     return figure
 
@@ -187,10 +248,20 @@ def draw_frames(runs: list[Run]):
 def draw_schedules(rows: list[dict[str, float]], folder: Path) -> None:
     """beta.png, tfr.png and lr.png of a run that has not started. rows: a dict per epoch with beta, tfr and lr."""
     plan = Run("plan", folder, rows, {}, None, None, {}, "")
-    with plt.rc_context(FONT):
-        for key, label, title in (
-            ("beta", "beta", "Weight of the KL term"),
-            ("tfr", "ratio", "Teacher forcing ratio"),
-            ("lr", "learning rate", "Learning rate at the end of the epoch"),
-        ):
-            save_figure(draw_column([plan], key, label, title), folder / f"{key}.png")
+    for key, label, title in (
+        ("beta", "beta", "Weight of the KL term"),
+        ("tfr", "ratio", "Teacher forcing ratio"),
+        ("lr", "learning rate", "Learning rate at the end of the epoch"),
+    ):
+        save_figure(draw_column([plan], key, label, title), folder / f"{key}.png")
+
+
+FIGURES = {  # name -> function of the runs that returns a figure, or None without numbers for it
+    "loss_linear": lambda runs: draw_losses(runs, "linear"),
+    "loss_log": lambda runs: draw_losses(runs, "log"),
+    "beta": lambda runs: draw_column(runs, "beta", "beta", "Weight of the KL term"),
+    "tfr": draw_tfr,
+    "lr": lambda runs: draw_column(runs, "lr", "learning rate", "Learning rate at the end of the epoch"),
+    "val_psnr": draw_validation,
+    "psnr_per_frame": draw_frames,
+}

@@ -1,56 +1,56 @@
-"""Panels that people look at: truth | pose | prediction | error side by side, as MP4, GIF and a strip of moments.
+"""Panels that people look at: truth | pose | prediction | error side by side, and a strip of moments. Arrays only.
 
 As in the field's papers (Denton & Fergus 2018; Lee et al. 2018) a green border marks the given frame, a red one the
 generated frames. The error is the mean absolute difference over the channels, on a fixed scale.
 """
 
 import functools
-import io
-import sys
-import tempfile
-from pathlib import Path
+from typing import NamedTuple
 
-import imageio.v2 as imageio
 import numpy as np
-from matplotlib import colormaps
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
-
-from modules.data.pixels import to_float
-from modules.files import write_bytes
-from modules.score.metrics import psnr
-from modules.show.video import save_shared_palette_gif, to_images
 
 SCALE, STRIP_SCALE, WIDEST = 4, 2, 512  # magnification of the panels and of the strip; px that a picture may fill
 BORDER, LINE = 4, 20  # px: coloured border, line of text
 GREEN, RED = (0, 158, 115), (213, 94, 0)  # Okabe & Ito's, told apart by colour-blind readers too
-PAPER, INK = (255, 255, 255), (0, 0, 0)
+PAPER = (255, 255, 255)
 ERROR_FULL = 0.25  # mean absolute error at the bright end of the heat map, of a range of 1
-HEAT = (colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 MOMENTS = 10
+# black, violet, red, orange, pale yellow: brighter is always more, as in matplotlib's inferno
+STOPS = ((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10),
+         (249, 201, 50), (252, 255, 164))
+HEAT = np.stack([np.interp(np.linspace(0, len(STOPS) - 1, 256), range(len(STOPS)), channel)
+                 for channel in zip(*STOPS, strict=True)], axis=1).round().astype(np.uint8)
 
 
-def error_map(predicted: Tensor, truth: Tensor) -> np.ndarray:
-    """Heat map of every frame: (T, 3, H, W) twice -> (T, H, W, 3) uint8, black at 0, yellow at ERROR_FULL and above."""
-    error = (to_float(predicted).clamp(0, 1) - to_float(truth)).abs().mean(dim=1).nan_to_num(1)
-    return HEAT[(error / ERROR_FULL * 255).clamp(0, 255).round().long().cpu().numpy()]
+class Film(NamedTuple):
+    """What the pictures of one sequence are made of."""
+
+    name: str
+    prediction: np.ndarray  # (T, H, W, 3) uint8, the given frame first
+    pose: np.ndarray  # the same
+    truth: np.ndarray | None = None  # the same, where the true frames are known
+    psnr: list[float] | None = None  # (T-1) dB of frames 2, 3, …, with truth
+
+
+def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Heat map of every frame: (T, H, W, 3) uint8 twice -> the same, black at 0, yellow at ERROR_FULL and above."""
+    error = np.abs(prediction.astype(np.int16) - truth).sum(axis=-1)  # 0 … 3 * 255
+    colors = HEAT[np.minimum(np.arange(3 * 255 + 1) / (3 * ERROR_FULL), 255).round().astype(np.uint8)]
+    return colors[error]
 
 
 class Panels:
-    """The panels of one sequence: `panels[t]` is frame t (0-based) as (height, width, 3) uint8.
+    """The panels of one film: `panels[t]` is frame t (0-based) as (height, width, 3) uint8, both sides even.
 
-    predicted, poses, truth: (T, 3, H, W) uint8 or float [0, 1]; predicted[0] is the given frame. Without truth (None)
-    a panel shows pose | prediction.
+    Without truth a panel shows pose | prediction.
     """
 
-    def __init__(self, predicted: Tensor, poses: Tensor, truth: Tensor | None, scale: int = SCALE):
-        columns = {"pose": to_images(poses), "prediction": to_images(predicted)}
-        self.psnr = None
-        if truth is not None:
-            columns = {"truth": to_images(truth), **columns, "error": error_map(predicted, truth)}
-            self.psnr = psnr(predicted, truth).tolist()
-        self.columns = columns
-        height, width = predicted.shape[-2:]
+    def __init__(self, film: Film, scale: int = SCALE):
+        self.columns = {"pose": film.pose, "prediction": film.prediction}
+        if film.truth is not None:
+            self.columns = {"truth": film.truth, **self.columns, "error": error_map(film.prediction, film.truth)}
+        self.psnr = None if film.psnr is None else [np.inf, *film.psnr]
+        height, width = film.prediction.shape[1:3]
         self.scale = max(1, min(scale, WIDEST // width))
         self.cell = (height * self.scale + 2 * BORDER, width * self.scale + 2 * BORDER)
 
@@ -58,39 +58,61 @@ class Panels:
         return len(self.columns["prediction"])
 
     def __getitem__(self, t: int) -> np.ndarray:
-        cells = [self._cell(name, t) for name in self.columns]
-        top = text_line([(i * self.cell[1], name) for i, name in enumerate(self.columns)], len(cells) * self.cell[1])
-        panel = np.concatenate([top, np.concatenate(cells, axis=1), self._caption(t)])
+        panel = self.blank[t > 0].copy()
+        for i, pictures in enumerate(self.columns.values()):
+            left, top = i * self.cell[1] + BORDER, LINE + BORDER
+            panel[top : LINE + self.cell[0] - BORDER, left : (i + 1) * self.cell[1] - BORDER] = self._large(pictures[t])
+        write_text(panel[LINE + self.cell[0] :], BORDER, self._caption(t))
         return panel[: len(panel) // 2 * 2, : panel.shape[1] // 2 * 2]  # H.264 wants even sides
+
+    def __iter__(self):
+        return (self[t] for t in range(len(self)))
+
+    @functools.cached_property
+    def blank(self) -> list[np.ndarray]:
+        """What is alike in all panels: of the given frame, of the generated ones."""
+        width = len(self.columns) * self.cell[1]
+        blanks = []
+        for t in (0, 1):
+            rows = [blank_line(width), np.concatenate([self._frame(name, t) for name in self.columns], axis=1),
+                    blank_line(width)]
+            for i, name in enumerate(self.columns):
+                write_text(rows[0], i * self.cell[1] + BORDER, name)
+            if self.psnr:
+                write_text(rows[2], (len(self.columns) - 2) * self.cell[1] + BORDER, error_legend())
+            blanks.append(np.concatenate(rows))
+        return blanks
 
     def strip(self, moments: int = MOMENTS) -> np.ndarray:
         """Evenly spaced moments from left to right, the first and the last frame included, a row per column."""
         chosen = np.unique(np.linspace(0, len(self) - 1, moments).round().astype(int))
-        rows = [np.concatenate([self._cell(name, t) for t in chosen], axis=1) for name in self.columns]
-        width = rows[0].shape[1]
-        below = text_line([(i * self.cell[1], f"frame {t + 1}") for i, t in enumerate(chosen)], width)
-        scores = [(i * self.cell[1], "given" if t == 0 else f"{self.psnr[t]:.1f} dB") for i, t in enumerate(chosen)
-                  if self.psnr]
-        names = " / ".join(self.columns) + (f"    {error_legend()}" if self.psnr else "")
-        return np.concatenate([text_line([(0, names)], width), *rows, below, text_line(scores, width)])
+        rows = []
+        for name, pictures in self.columns.items():
+            cells = [self._frame(name, t) for t in chosen]
+            for cell, t in zip(cells, chosen, strict=True):
+                cell[BORDER:-BORDER, BORDER:-BORDER] = self._large(pictures[t])
+            rows.append(np.concatenate(cells, axis=1))
+        above, below, scores = (blank_line(rows[0].shape[1]) for _ in range(3))
+        write_text(above, BORDER, " / ".join(self.columns) + (f"    {error_legend()}" if self.psnr else ""))
+        for i, t in enumerate(chosen):
+            write_text(below, i * self.cell[1] + BORDER, f"frame {t + 1}")
+            if self.psnr:
+                write_text(scores, i * self.cell[1] + BORDER, "given" if t == 0 else f"{self.psnr[t]:.1f} dB")
+        return np.concatenate([above, *rows, below, scores])
 
-    def _cell(self, name: str, t: int) -> np.ndarray:
-        """One magnified picture inside its border; only the frames themselves have a coloured one."""
-        picture = self.columns[name][t].repeat(self.scale, axis=0).repeat(self.scale, axis=1)
+    def _large(self, picture: np.ndarray) -> np.ndarray:
+        return picture.repeat(self.scale, axis=1).repeat(self.scale, axis=0)
+
+    def _frame(self, name: str, t: int) -> np.ndarray:
+        """An empty cell inside its border; only the frames themselves have a coloured one."""
         color = {"truth": GREEN if t == 0 else PAPER, "prediction": GREEN if t == 0 else RED}.get(name, PAPER)
-        cell = np.empty((*self.cell, 3), np.uint8)
-        cell[:] = color
-        cell[BORDER:-BORDER, BORDER:-BORDER] = picture
-        return cell
+        return np.full((*self.cell, 3), color, np.uint8)
 
-    def _caption(self, t: int) -> np.ndarray:
+    def _caption(self, t: int) -> str:
         words = f"frame {t + 1} of {len(self)}"
         if t == 0:
-            words += ", given"
-        elif self.psnr:
-            words += f", PSNR {self.psnr[t]:.2f} dB"
-        parts = [(0, words)] + ([((len(self.columns) - 2) * self.cell[1], error_legend())] if self.psnr else [])
-        return text_line(parts, len(self.columns) * self.cell[1])
+            return words + ", given"
+        return words + (f", PSNR {self.psnr[t]:.2f} dB" if self.psnr else "")
 
 
 def error_legend() -> str:
@@ -98,49 +120,32 @@ def error_legend() -> str:
     return f"error: black 0, yellow {ERROR_FULL:g} or more"
 
 
+def blank_line(width: int) -> np.ndarray:
+    """A line for text: (LINE, width, 3) uint8."""
+    return np.full((LINE, width, 3), PAPER, np.uint8)
+
+
+def write_text(line: np.ndarray, left: int, words: str) -> None:
+    """Black words into a blank line, from `left` (px); what does not fit is cut off."""
+    for character in words:
+        drawn = glyph(character)[:, : max(0, line.shape[1] - left)]
+        line[:, left : left + drawn.shape[1]] = drawn[..., None]
+        left += drawn.shape[1]
+
+
+@functools.cache
+def glyph(character: str) -> np.ndarray:
+    """One character, black on white: (LINE, its width) uint8. Drawn once; captions of films are put together of it."""
+    from PIL import Image, ImageDraw
+
+    width = max(1, round(font().getlength(character)))
+    image = Image.new("L", (width, LINE), 255)
+    ImageDraw.Draw(image).text((0, LINE // 2), character, 0, font(), anchor="lm")
+    return np.asarray(image)
+
+
 @functools.cache
 def font():
+    from PIL import ImageFont
+
     return ImageFont.load_default(14)
-
-
-def text_line(parts: list[tuple[int, str]], width: int) -> np.ndarray:
-    """Words at their left edges (px): (LINE, width, 3) uint8."""
-    line = Image.new("RGB", (width, LINE), PAPER)
-    draw = ImageDraw.Draw(line)
-    for left, words in parts:
-        draw.text((left + BORDER, LINE // 2), words, INK, font(), anchor="lm")
-    return np.asarray(line)
-
-
-def save_mp4(path: Path, images, frames_per_second: float) -> None:
-    """Write (height, width, 3) uint8 images as H.264. Where ffmpeg can't do it, one line on stderr and no file."""
-    options = {"codec": "libx264", "pixelformat": "yuv420p", "quality": None, "macro_block_size": 2,
-               "output_params": ["-crf", "18", "-preset", "veryfast"], "ffmpeg_log_level": "error"}
-    with tempfile.TemporaryDirectory() as folder:
-        film = Path(folder) / "film.mp4"
-        try:
-            with imageio.get_writer(film, fps=frames_per_second, **options) as writer:
-                for image in images:
-                    writer.append_data(image)
-        except (ImportError, RuntimeError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:100]
-            print(f"warning: {path.name} is not written, see the GIF: no working ffmpeg ({reason})", file=sys.stderr)
-            return
-        write_bytes(path, film.read_bytes())
-
-
-def write_panels(
-    stem: Path, predicted: Tensor, poses: Tensor, truth: Tensor | None, movies: bool = True,
-    frames_per_second: float = 20,
-) -> None:
-    """Write <stem>.png, a strip of 10 moments, and with `movies` <stem>.mp4 and <stem>.gif.
-
-    predicted, poses, truth: (T, 3, H, W), see Panels.
-    """
-    strip = io.BytesIO()
-    Image.fromarray(Panels(predicted, poses, truth, STRIP_SCALE).strip()).save(strip, "PNG")
-    write_bytes(stem.with_name(stem.name + ".png"), strip.getvalue())
-    if movies:
-        panels = Panels(predicted, poses, truth)
-        save_mp4(stem.with_name(stem.name + ".mp4"), panels, frames_per_second)
-        save_shared_palette_gif(stem.with_name(stem.name + ".gif"), panels, frames_per_second)

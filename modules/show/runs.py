@@ -12,15 +12,37 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modules.files import read_json
-from modules.model.checkpoint import load_checkpoint
 from modules.runtime import InputError
 
-NEEDED = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")
+if TYPE_CHECKING:
+    import torch
+
+
+class Column(NamedTuple):
+    """A column of metrics.csv."""
+
+    meaning: str
+    tag: str | None  # in TensorBoard
+    needed: bool = True  # to draw a run's curves
+
+
+# of an epoch, in the order of the file; means are over its training steps
+COLUMNS = {
+    "epoch": Column("0, 1, …", None),
+    "loss": Column("what is minimised, see --loss", "train/loss"),
+    "mse": Column("mean squared error of the predicted frames, range 1", "train/mse"),
+    "kl": Column("KL(q || p), nats a frame, of the clips whose z is the posterior's", "train/kl"),
+    "beta": Column("weight of the KL term", "schedule/beta"),
+    "tfr": Column("teacher forcing ratio", "schedule/tfr"),
+    "lr": Column("learning rate of the last step", "schedule/lr"),
+    "val_psnr": Column("mean PSNR of the validation in dB; empty where there was none", "validation/psnr"),
+    "seconds": Column("of training and validation", "speed/seconds", needed=False),
+    "frames_per_second": Column("predicted frames a second in training", "speed/frames_per_second", needed=False),
+}
+NEEDED = tuple(name for name, column in COLUMNS.items() if column.needed)
 
 
 class Run(NamedTuple):
@@ -80,12 +102,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """The resolved flags of a run, from its smallest checkpoint; empty without one."""
     for name in ("best.ckpt", "last.ckpt"):
         if (folder / name).is_file():
+            from modules.model.checkpoint import load_checkpoint  # with torch, which drawing doesn't need
+
             return dict(load_checkpoint(folder / name).get("settings", {}))
     return {}
 
 
-def describe_environment(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+def describe_environment(device: "torch.device", dtype: "torch.dtype") -> dict[str, str]:
     """The machine, the versions and the command of this process, for people who repeat the run."""
+    import torch
+
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return {
         "command": " ".join(sys.argv), "python": platform.python_version(), "torch": torch.__version__,

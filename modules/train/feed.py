@@ -6,6 +6,7 @@ of `Plan`.
 """
 
 import argparse
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,12 +55,17 @@ class Feed:
         windows = [len(data.windows(part)) for part in shares]
         self.steps = [args.epoch_steps or max(1, count // self.batch_size) for count in windows]
         self.schedules = Schedules(args, self.steps)
-        self.frames, self.poses = keep_on(device, data.frames, data.poses)
         self.carry: Tensor | None = None  # (B, 3, H, W) what the step before generated last, set by the Trainer
+
+    @functools.cached_property
+    def pictures(self) -> list[Tensor]:
+        """All frames and all poses, each (N, 3, H, W) uint8, decoded when they are first used."""
+        return keep_on(self.device, self.data.frames, self.data.poses)
 
     def begin(self, epoch: int) -> None:
         """Plan an epoch. A clip that goes on from an earlier step finds its frame in `carry`."""
-        plan = Plan(*(self.ranks.share(x, dim=1).to(self.frames.device) for x in self._plan(epoch)))
+        place = self.pictures[0].device
+        plan = Plan(*(self.ranks.share(x, dim=1).to(place) for x in self._plan(epoch)))
         self.epoch, self.plan, self.carry = epoch, plan, None
 
     def batch(self, step: int) -> Batch:
@@ -67,7 +73,7 @@ class Feed:
         args, epoch, now = self.args, self.epoch, self.schedules.at(self.epoch, step)
         window, carried, shifts = (x[step] for x in self.plan)
         frames, poses = (
-            to_device(gather(pictures, window, shifts), self.device) for pictures in (self.frames, self.poses)
+            to_device(gather(pictures, window, shifts), self.device) for pictures in self.pictures
         )
         start = to_float(frames[:, 0])
         if self.carry is not None:

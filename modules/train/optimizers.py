@@ -11,8 +11,13 @@ MATRIX_CHANNELS = 8  # convolutions with at least so many channels in and out ar
 A, B, C, ITERATIONS = 3.4445, -4.7750, 2.0315, 5
 
 
-def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """The optimizers of --optim Adam, AdamW or Muon. A group's rate is `lr_scale` times the scheduled one."""
+def build_optimizers(
+    name: str, model: nn.Module, lr: float, weight_decay: float, dtype: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of --optim Adam, AdamW or Muon. A group's rate is `lr_scale` times the scheduled one.
+
+    dtype: what the networks compute in, and Muon's large products too.
+    """
     named = list(model.named_parameters())
     parameters = [p for _, p in named]
     if name != "Muon":
@@ -30,21 +35,27 @@ def build_optimizers(name: str, model: nn.Module, lr: float, weight_decay: float
     ]
     rest = [group | {"lr_scale": AUXILIARY_RATE} for group in rest]
     adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), fused=True, capturable=parameters[0].is_cuda)
-    return [Muon(matrices, lr, weight_decay), adamw]
+    return [Muon(matrices, lr, weight_decay, dtype=dtype), adamw]
 
 
-def step_if(good: Tensor, optimizers: list[torch.optim.Optimizer], lr: Tensor) -> None:
-    """One step of every optimizer where `good` () bool is true; where not, weights and state stay as they are.
+def clipped_step(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], numbers: Tensor, lr: Tensor, clip_norm: float
+) -> Tensor:
+    """Clip the gradient to clip_norm, then one step of every optimizer, if that norm and `numbers` are finite: () bool.
+    Where they are not, weights and state stay as they are.
 
-    lr: () the scheduled learning rate, of which every group has its share. Both lie on the device and the host need not
-    wait for them: `found_inf`, which torch's fused optimizers and Muon read, is what torch.amp.GradScaler sets for the
-    same purpose.
+    lr: () the scheduled learning rate, of which every group has its share. Everything lies on the device and the host
+    need not wait for it: `found_inf`, which torch's fused optimizers and Muon read, is what torch.amp.GradScaler sets
+    for the same purpose.
     """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    good = norm.isfinite() & numbers.isfinite().all()
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
         optimizer.step()
+    return good
 
 
 @torch.no_grad()
@@ -61,51 +72,67 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the update's size is matched to
     AdamW's by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, "Muon is scalable for LLM training"). torch.optim.Muon
-    takes matrices only and knows no `found_inf`.
+    takes matrices only and knows no `found_inf`. dtype: of the large matrix products.
     """
 
-    def __init__(self, parameters: list[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+    def __init__(
+        self, parameters: list[Tensor], lr: float, weight_decay: float = 0.0, momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "lr_scale": 1.0})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step; none if `found_inf` () is set and not 0, see step_if."""
+        """One step; none if `found_inf` () is set and not 0, see clipped_step."""
         bad = getattr(self, "found_inf", None)
         good = 1.0 if bad is None else 1.0 - bad
         for group in self.param_groups:
-            by_shape: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-                momentum = self.state[p]["momentum"]
-                gradient = p.grad if bad is None else torch.where(bad > 0, momentum, p.grad)  # the mean stays
-                momentum.lerp_(gradient, 1 - group["momentum"])
-                by_shape.setdefault(tuple(p.shape), []).append((p, gradient.lerp(momentum, group["momentum"])))
-            for (out, channels, kh, kw), pairs in by_shape.items():
-                # (out, kh kw in): the order of the columns does not matter, and channels_last weights lie like this
-                stacked = torch.stack([update.permute(0, 2, 3, 1).reshape(out, -1) for _, update in pairs])
-                size = 0.2 * max(stacked.shape[1:]) ** 0.5
-                for (p, _), update in zip(pairs, orthogonalise(stacked), strict=True):
-                    update = update.reshape(out, kh, kw, channels).permute(0, 3, 1, 2)
-                    p.mul_(1 - good * (group["lr"] * group["weight_decay"])).sub_(update * (good * group["lr"] * size))
+            momenta, gradients = [self.state[p]["momentum"] for p in params], [p.grad for p in params]
+            if bad is not None:  # the mean stays
+                gradients = [torch.where(bad > 0, m, g) for m, g in zip(momenta, gradients, strict=True)]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = orthogonal_updates(torch._foreach_lerp(gradients, momenta, group["momentum"]), self.dtype)
+            torch._foreach_mul_(updates, good * group["lr"])
+            torch._foreach_mul_(params, 1 - good * (group["lr"] * group["weight_decay"]))
+            torch._foreach_sub_(params, updates)
 
 
-def orthogonalise(x: Tensor) -> Tensor:
+def orthogonal_updates(means: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The update of every weight (out, in, k, k) from its mean gradient, before the learning rate."""
+    by_shape: dict[tuple, list[int]] = {}
+    for i, mean in enumerate(means):
+        by_shape.setdefault(tuple(mean.shape), []).append(i)
+    updates = list(means)
+    for (out, channels, kh, kw), places in by_shape.items():
+        # (out, kh kw in): the order of the columns does not matter, and channels_last weights lie like this
+        stacked = torch.stack([means[i].permute(0, 2, 3, 1).reshape(out, -1) for i in places])
+        size = 0.2 * max(stacked.shape[1:]) ** 0.5
+        for i, update in zip(places, orthogonalise(stacked, dtype) * size, strict=True):
+            updates[i] = update.reshape(out, kh, kw, channels).permute(0, 3, 1, 2)
+    return updates
+
+
+def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest orthogonal matrices, nearly: (n, rows, columns) -> the same, singular values about 0.7 … 1.2.
 
-    The iteration X <- Q X, Q = aI + bG + cG^2, is run on the small Gram matrix G = X X^T alone: G <- Q G Q.
+    The iteration X <- Q X, Q = aI + bG + cG^2, is run on the small Gram matrix G = X X^T alone: G <- Q G Q. Only the
+    two products with X itself, which are large, are computed in `dtype`.
     """
     tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
-    gram = x @ x.mT
+    x = (x.mT if tall else x).to(dtype)
+    gram = (x @ x.mT).float()
     norm_squared = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-20
     gram, product = gram / norm_squared, None
-    for _ in range(ITERATIONS):
+    for iteration in range(ITERATIONS):
         q = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
         q.diagonal(dim1=1, dim2=2).add_(A)
         product = q if product is None else q @ product
-        gram = q @ gram @ q
-    x = (product / norm_squared.sqrt()) @ x
+        if iteration + 1 < ITERATIONS:
+            gram = q @ gram @ q
+    x = ((product / norm_squared.sqrt()).to(dtype) @ x).float()
     return x.mT if tall else x

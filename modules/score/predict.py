@@ -1,9 +1,7 @@
-"""Predict whole sequences and score them: what validation and testing share."""
+"""Predict whole sequences: what validation and testing share."""
 
-import sys
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +11,6 @@ from modules.device import autocast, random_generator
 from modules.graphs import Graphed
 from modules.model.vae import VAE_Model, map_tensors
 from modules.progress import Progress
-from modules.score.metrics import first_frame_psnr, psnr
 
 
 @torch.no_grad()
@@ -71,17 +68,3 @@ def roll_out(
             film.append(frames.clamp(0, 1).cpu())
     films = [torch.cat(parts) for parts in films]
     return [films[order.index(i)] for i in range(len(sequences))]
-
-
-def score(predicted: Tensor, truth: Tensor) -> Tensor:
-    """PSNR in dB of the predicted frames: (samples, T, 3, H, W) and (T, 3, H, W) -> (samples, T-1)."""
-    return psnr(predicted[:, 1:], truth[None, 1:])
-
-
-def warn_if_below_baseline(scores: dict[str, np.ndarray], truth: dict[str, Tensor]) -> None:
-    """One line on stderr for every sequence whose average PSNR is below that of its first frame repeated."""
-    for name, values in scores.items():
-        baseline = first_frame_psnr(truth[name])
-        if values.mean() < baseline:
-            below = f"{values.mean():.2f} dB is below {baseline:.2f} dB, its first frame repeated"
-            print(f"warning: sequence {name}: {below}", file=sys.stderr)
