@@ -97,7 +97,7 @@ class Output:
         if stream is None:  # closed before the start
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         self.stream = stream
-        if hasattr(stream, "reconfigure"):
+        with contextlib.suppress(AttributeError, ValueError):  # not text on a file; closed
             stream.reconfigure(errors="backslashreplace")  # file names may hold anything
 
     def __getattr__(self, name: str):
@@ -109,6 +109,12 @@ class Output:
 
     def flush(self) -> None:
         self._try(self.stream.flush)
+
+    def isatty(self) -> bool:
+        try:
+            return self.stream.isatty()
+        except ValueError:  # closed
+            return False
 
     def _try(self, call, *arguments) -> None:
         try:
