@@ -4,6 +4,7 @@ python Tester.py --DR LAB4_Dataset --save_root runs/best/test --ckpt_path runs/b
 """
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def main(args: argparse.Namespace | None = None) -> None:
     root = Path(args.save_root)
     if args.unused:
         print(f"Not used in prediction, the checkpoint decides: {' '.join(f'--{name}' for name in args.unused)}")
+    if args.gt and not os.path.exists(args.gt):
+        raise InputError(f"--gt {args.gt}: not found; expected a folder of <i>/*.png or GT<i>.csv, or Kaggle's gt.csv")
     device = pick_device(args.device, args.cuda_graphs)
     dtype = pick_precision(args.precision, device)
     model, size = model_from_checkpoint(load_checkpoint(args.ckpt_path), args.ckpt_path)

@@ -46,6 +46,7 @@ from modules.train.resume import (
     check_training,
     claim_folder,
     find_start,
+    is_in,
     load_optimizer,
     settings_of,
 )
@@ -349,7 +350,7 @@ def main(args: argparse.Namespace | None = None) -> None:
                 draw()
         elif trainer.epoch >= args.num_epoch:
             done = f"{start.source}: all {trainer.epoch} epochs are done; a larger --num_epoch goes on"
-            if args.ckpt_path and start.source == args.ckpt_path:
+            if args.ckpt_path and is_in(args.ckpt_path, Path(args.save_root)):
                 raise InputError(f"{done}, another --save_root starts a new run from these weights")
             print(f"{done}.")
             if trainer.must_draw_again:

@@ -40,7 +40,7 @@ def pick_device(name: str | None, graphs: bool = False) -> torch.device:
 def cpu_has_bfloat16() -> bool:
     """True where the CPU computes bfloat16 natively (AVX512-BF16 or AMX): there it is faster than float32."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             flags = file.read()
     except OSError:
         return False

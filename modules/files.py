@@ -2,18 +2,23 @@
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import math
 import os
 import secrets
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from modules.runtime import InputError
+
+# on Windows nothing takes the place of a file that a virus scanner or a backup is just reading
+RETRY_SECONDS = (0.1, 0.3, 1, 3) if os.name == "nt" else ()
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
@@ -26,13 +31,23 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def replace(source: Path, path: Path) -> None:
+    """Move a file to the place of another, once nobody reads that one."""
+    for seconds in RETRY_SECONDS:
+        try:
+            return os.replace(source, path)
+        except PermissionError:
+            time.sleep(seconds)
+    return os.replace(source, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,14 +98,19 @@ def lock_file(path: Path, wait: bool = False) -> contextlib.AbstractContextManag
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        open(path, "a").close()
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot be written to ({error.strerror})") from None
-    try:
         return FileLock(path).acquire(timeout=-1 if wait else 0)
     except Timeout:
         return None
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or "not supported"
-        print(f"warning: {path.parent}: no locks on this drive ({reason}); start no second run there", file=sys.stderr)
+    except (OSError, NotImplementedError) as reason:
+        try:
+            open(path, "a", encoding="utf-8").close()
+        except OSError as error:
+            raise InputError(f"{path.parent}: cannot be written to ({error.strerror})") from None
+        warn_of_no_locks(path.parent, getattr(reason, "strerror", None) or "not supported")
         return contextlib.nullcontext()
+
+
+@functools.cache
+def warn_of_no_locks(folder: Path, reason: str) -> None:
+    """Say once for a folder that nobody is held off from it."""
+    print(f"warning: {folder}: no locks on this drive ({reason}); start no second run there", file=sys.stderr)

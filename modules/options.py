@@ -83,7 +83,7 @@ def one_of(*choices: str) -> dict:
 def device_name(text: str) -> str:
     """cpu, cuda or cuda:N."""
     kind, _, index = text.lower().partition(":")
-    if kind not in ("cpu", "cuda") or (":" in text and not (kind == "cuda" and index.isdigit())):
+    if kind not in ("cpu", "cuda") or (":" in text and not (kind == "cuda" and index.isdecimal())):
         raise argparse.ArgumentTypeError(f"{text}: expected cpu, cuda or cuda:N")
     return text.lower()
 

@@ -3,14 +3,17 @@ wait."""
 
 import contextlib
 import ctypes
+import getpass
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
-# what terminals (Ctrl-C, a closed window, Ctrl-Backslash, Ctrl-Break on Windows) and schedulers send to end a job
-ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-END_SIGNALS = tuple(getattr(signal, name) for name in ENDING if hasattr(signal, name))
+# what terminals (Ctrl-C, a closed window, Ctrl-Backslash, Ctrl-Break on Windows), schedulers and clocks send to end a
+# job, where the system has it
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM", "SIGPWR")
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory")  # what torch's allocators say
 MESSAGE_LENGTH = 600  # characters of an error's line
 
@@ -22,12 +25,15 @@ class InputError(Exception):
 def run_program(main, *arguments):
     """Call and return `main(*arguments)`. What the user or the machine can mend is one line on stderr and exit code 2,
     without a traceback: an InputError, a file that cannot be read or written, too little memory. Ctrl-C gives exit code
-    130. Output that nobody reads any more ends nothing."""
+    130, another signal 128 + its number. Output that nobody reads any more ends nothing."""
+    fill_closed()
+    name_user()
     if not isinstance(sys.stdout, Output):
         sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     keep_freed_memory()
     try:
-        return main(*arguments)
+        with heard(end):
+            return main(*arguments)
     except InputError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -41,12 +47,57 @@ def run_program(main, *arguments):
         fail("out of memory: lower --batch_size or --train_vi_len in training, else --frame_H and --frame_W")
 
 
+@contextlib.contextmanager
+def heard(handler: Callable) -> Iterator[None]:
+    """Within the block every signal that ends a job calls `handler`. What is ignored (SIGHUP under nohup) stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread
+        return
+    known = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    before = {n: signal.signal(n, handler) for n in known if signal.getsignal(n) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)  # None: set by a library
+
+
+def end(number: int, _frame: object) -> None:
+    """A signal where there is no run to save: an exception, so that what is half done is put away."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def fill_closed() -> None:
+    """Open nothing in the place of stdin, stdout and stderr that are closed: else the next file would be written to by
+    whoever writes there."""
+    for place in range(3):
+        try:
+            os.fstat(place)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != place:
+                os.dup2(nowhere, place)
+                os.close(nowhere)
+
+
+def name_user() -> None:
+    """Torch asks who the user is when it makes an optimizer; in a container there may be no name for one."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["USER"] = "nobody"
+
+
 class Output:
     """stdout or stderr that may go away (`| head`, a closed terminal): from then on what is written is dropped."""
 
     def __init__(self, stream):
+        if stream is None:  # closed before the start
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         self.stream = stream
-        if hasattr(stream, "reconfigure"):
+        with contextlib.suppress(AttributeError, ValueError):  # not text on a file; closed
             stream.reconfigure(errors="backslashreplace")  # file names may hold anything
 
     def __getattr__(self, name: str):
@@ -59,9 +110,17 @@ class Output:
     def flush(self) -> None:
         self._try(self.stream.flush)
 
+    def isatty(self) -> bool:
+        try:
+            return self.stream.isatty()
+        except ValueError:  # closed
+            return False
+
     def _try(self, call, *arguments) -> None:
         try:
             call(*arguments)
+        except BlockingIOError:  # a reader too slow for a pipe that does not wait
+            pass
         except (OSError, ValueError):  # a broken pipe, a terminal that has hung up, a closed file
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -197,7 +197,7 @@ def start_up(data: Path, arch: str, precision: str) -> tuple[float, float | None
     of the GPU where there is one."""
     code = START_UP.replace("{begun}", repr(time.time()))
     command = [sys.executable, "-c", code, "Trainer.py", *common_flags(data, arch, precision)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True)
     values = dict(line.split() for line in result.stdout.splitlines() if line.startswith(("SECONDS ", "BYTES ")))
     return float(values["SECONDS"]), float(values["BYTES"]) / 1e9 if "BYTES" in values else None
 

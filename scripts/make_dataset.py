@@ -190,7 +190,8 @@ def write_dataset(out, args):
         given = out / "test/test_img" / truth.parent.name
         given.mkdir(parents=True)
         (given / truth.name).write_bytes(truth.read_bytes())
-    (out / MARKER).write_text(json.dumps({name: v for name, v in vars(args).items() if name != "out"}, indent=1) + "\n")
+    text = json.dumps({name: v for name, v in vars(args).items() if name != "out"}, indent=1) + "\n"
+    (out / MARKER).write_text(text, encoding="utf-8")
 
 
 def check(args):

@@ -55,7 +55,7 @@ def read_one(folder: Path, sequence: Sequence) -> Tensor | None:
         return None
     check_size(path, sequence.poses.numel())
     try:
-        values = np.array(path.read_text().split(), dtype=np.float32)
+        values = np.array(path.read_text(encoding="utf-8").split(), dtype=np.float32)
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: {error}; expected whitespace separated numbers") from None
     if values.size != sequence.poses.numel():

@@ -7,7 +7,6 @@ is not used, since what is trained is a rollout that calls its boxes many times 
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -20,10 +19,11 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 
 from modules.progress import Progress
-from modules.runtime import END_SIGNALS, InputError
+from modules.runtime import InputError, heard
 
 PATIENCE = timedelta(minutes=30)  # the longest wait for another process: one may validate alone, or decode pictures
 TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it sets for every process
+OWN_SESSION = hasattr(os, "setsid")  # not on Windows, whose console tells Ctrl-C to every process itself
 GRACE_SECONDS = 5  # between the end of one process and that of the others
 
 
@@ -129,9 +129,12 @@ def is_launched() -> bool:
         os.environ["WORLD_SIZE"] = "1"  # said once
         return False
     numbers = [name for name in TORCHRUN if name != "MASTER_ADDR"]
-    wrong = [f"{name}={os.environ[name]}" for name in numbers if not os.environ[name].isdigit()]
+    wrong = [f"{name}={os.environ[name]}" for name in numbers if not os.environ[name].isdecimal()]
     if wrong:
         raise InputError(f"{', '.join(wrong)}: expected whole numbers, as torchrun sets them")
+    if int(os.environ["RANK"]) >= int(size) or not 0 < int(os.environ["MASTER_PORT"]) < 2**16:
+        found = ", ".join(f"{name}={os.environ[name]}" for name in numbers)
+        raise InputError(f"{found}: expected a rank below the size and a port below 65536, as torchrun sets them")
     return True
 
 
@@ -147,13 +150,14 @@ def join(device: str | None) -> Iterator[Ranks]:
             raise InputError(f"process {local} of this machine finds {torch.cuda.device_count()} GPUs; start fewer")
         torch.cuda.set_device(local)
     elif "OMP_NUM_THREADS" not in os.environ:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        torch.set_num_threads(max(1, torch.get_num_threads() // here))
+        here = os.environ.get("LOCAL_WORLD_SIZE", "")
+        here = int(here if here.isdecimal() else os.environ["WORLD_SIZE"])
+        torch.set_num_threads(max(1, torch.get_num_threads() // max(1, here)))
     with peers():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     ranks, stdout = Ranks(dist.get_rank(), dist.get_world_size()), sys.stdout
     if ranks.rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         Progress.hidden = True
     try:
         yield ranks
@@ -175,29 +179,25 @@ def launch(main, processes: int, device: str | None) -> None:
 
     def hand_on(number: int, _frame: object) -> None:
         for process in context.processes:
-            if process.is_alive():
+            if process.is_alive() and OWN_SESSION:
                 os.kill(process.pid, number)
 
-    heard = [number for number in END_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, hand_on) for number in heard}
     try:
-        while not context.join(timeout=1, grace_period=GRACE_SECONDS):
-            pass
+        with heard(hand_on):
+            while not context.join(timeout=1, grace_period=GRACE_SECONDS):
+                pass
     except multiprocessing.ProcessExitedException as error:
         if error.exit_code < 0:
             which = f"process {error.error_index} of {processes} was ended by {error.signal_name}"
             raise LostProcess(f"{which}; the job is stopped, the same command goes on") from None
         raise SystemExit(error.exit_code) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _enter(local: int, main, processes: int, port: int) -> None:
     """One process of `launch`, in a session of its own: Ctrl-C reaches it once, through its parent."""
     from modules.runtime import run_program
 
-    if hasattr(os, "setsid"):  # not on Windows
+    if OWN_SESSION:
         os.setsid()
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(local), "LOCAL_RANK": str(local),

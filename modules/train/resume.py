@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from modules.files import lock_file
 from modules.model.checkpoint import MODEL_FLAGS, is_number, is_plain, is_real, is_whole, load_checkpoint, read_config
-from modules.runtime import END_SIGNALS, InputError
+from modules.runtime import InputError, heard
 from modules.train.distributed import Ranks
 
 # what cannot change when a run goes on
@@ -279,13 +279,12 @@ class Stops:
         self.saved = self.noted_at = time.monotonic()
 
     def __enter__(self) -> "Stops":
-        heard = [number for number in END_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        self.before = {number: signal.signal(number, self._note) for number in heard}
+        self.heard = heard(self._note)
+        self.heard.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self.heard.__exit__(None, None, None)
 
     def _note(self, number: int, _frame: object) -> None:
         if not self.noted:
