@@ -122,7 +122,8 @@ def encode(ffmpeg: str, film: Path, images: Iterable[np.ndarray], frames_per_sec
     height, width, _ = first.shape
     command = [ffmpeg, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
                "-r", str(frames_per_second), "-i", "-", "-sws_flags", "neighbor", "-pix_fmt", "yuv420p",
-               "-c:v", "libx264", "-crf", "18", "-preset", "ultrafast", "-tune", "animation", "-threads", "1", str(film)]
+               "-c:v", "libx264", "-crf", "18", "-preset", "ultrafast", "-tune", "animation", "-threads", "1",
+               str(film)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         written = 0
         try:
