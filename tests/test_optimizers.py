@@ -19,6 +19,15 @@ def test_updates_are_nearly_orthogonal_and_keep_their_directions():
         assert off.abs().max() < 0.01, "the singular vectors stay"
 
 
+def test_a_gradient_of_few_directions_stays_finite_in_bfloat16():
+    """As real gradients are: what rounding adds to the other directions must not grow."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 48, 3) @ torch.randn(2, 3, 144)
+    y, exact = orthogonalise(x, torch.bfloat16), orthogonalise(x)
+    assert y.norm(dim=(1, 2)).max() < 1.2 * 3**0.5, "as many directions as there are"
+    assert (y - exact).norm() < 0.01 * exact.norm()
+
+
 def test_muon_trains_matrices_and_adamw_the_rest():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 6, 3))
     muon, adamw = build_optimizers("Muon", model, 0.1, 0.01)

@@ -16,7 +16,7 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of --optim Adam, AdamW or Muon. A group's rate is `lr_scale` times the scheduled one.
 
-    dtype: what the networks compute in, and Muon's large products too.
+    dtype: what the networks compute in, and Muon's largest product too.
     """
     named = list(model.named_parameters())
     parameters = [p for _, p in named]
@@ -72,7 +72,7 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the update's size is matched to
     AdamW's by 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, "Muon is scalable for LLM training"). torch.optim.Muon
-    takes matrices only and knows no `found_inf`. dtype: of the large matrix products.
+    takes matrices only and knows no `found_inf`. dtype: of the largest matrix product.
     """
 
     def __init__(
@@ -121,11 +121,12 @@ def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest orthogonal matrices, nearly: (n, rows, columns) -> the same, singular values about 0.7 … 1.2.
 
     The iteration X <- Q X, Q = aI + bG + cG^2, is run on the small Gram matrix G = X X^T alone: G <- Q G Q. Only the
-    two products with X itself, which are large, are computed in `dtype`.
+    last product, with X itself, is computed in `dtype`: a G that is rounded to bfloat16 has eigenvalues below zero, which
+    the iteration drives to infinity.
     """
     tall = x.shape[1] > x.shape[2]
-    x = (x.mT if tall else x).to(dtype)
-    gram = (x @ x.mT).float()
+    x = x.mT if tall else x
+    gram = x @ x.mT
     norm_squared = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-20
     gram, product = gram / norm_squared, None
     for iteration in range(ITERATIONS):
@@ -134,5 +135,5 @@ def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         product = q if product is None else q @ product
         if iteration + 1 < ITERATIONS:
             gram = q @ gram @ q
-    x = ((product / norm_squared.sqrt()).to(dtype) @ x).float()
+    x = ((product / norm_squared.sqrt()).to(dtype) @ x.to(dtype)).float()
     return x.mT if tall else x
