@@ -76,8 +76,7 @@ def check_archive(file: BinaryIO, path: Path) -> None:
         claimed = sum(entry.file_size for entry in entries)
         if claimed > path.stat().st_size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise InputError(f"{path}: its archive is compressed, or claims {claimed:,} bytes; torch.save does not")
-        inner = {name.partition("/")[2] for name in names}
-        if "data.pkl" not in inner or "constants.pkl" in inner:  # the second is of TorchScript
+        if not any(name.partition("/")[2] == "data.pkl" for name in names):
             raise InputError(f"{path}: {UNREADABLE}, found a zip archive of {', '.join(names[:3])!s:.80}")
         if archive.testzip():  # else a changed bit in a weight would only show in the frames
             raise InputError(f"{path}: is damaged, its checksums are wrong; expected the file as torch.save wrote it")
