@@ -121,8 +121,8 @@ def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest orthogonal matrices, nearly: (n, rows, columns) -> the same, singular values about 0.7 … 1.2.
 
     The iteration X <- Q X, Q = aI + bG + cG^2, is run on the small Gram matrix G = X X^T alone: G <- Q G Q. Only the
-    last product, with X itself, is computed in `dtype`: a G that is rounded to bfloat16 has eigenvalues below zero, which
-    the iteration drives to infinity.
+    last product, with X itself, is computed in `dtype`: a G that is rounded to bfloat16 has eigenvalues below zero,
+    which the iteration drives to infinity.
     """
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
