@@ -175,17 +175,31 @@ def test_the_tester_decides_before_it_decodes(dance, trained, tmp_path):
         assert not (tmp_path / "cache").exists()
 
 
+def test_what_training_ends_with_is_looked_at_first(flags, dance, trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    check_error(run_inside("Trainer.py", *flags, "--save_root", tmp_path, "--tensorboard"), "pip install tensorboard")
+    (tmp_path / "file").touch()
+    paths = ["--DR", dance, "--ckpt_path", trained[0] / "best.ckpt", "--cache_dir", tmp_path / "cache"]
+    for program in PARSERS:
+        check_error(run_inside(program, *paths, "--save_root", tmp_path / "file"), "file", "cannot be written to")
+    assert not (tmp_path / "cache").exists()
+
+
 # N: drives without locks
 
 
-def test_without_locks_both_programs_go_on(flags, dance, tmp_path, monkeypatch):
+def test_on_a_drive_without_locks_and_syncing_both_programs_go_on(flags, dance, tmp_path, monkeypatch):
     reasons = iter([errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, *[errno.EIO] * 99])
 
     def flock(*_):
         number = next(reasons)
         raise OSError(number, os.strerror(number))
 
+    def fsync(_):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
     monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(os, "fsync", fsync)
     trained = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run", "--cache_dir", tmp_path / "a")
     assert trained.returncode == 0 and "no locks on this drive" in trained.stderr, trained.stderr
     paths = ["--save_root", tmp_path / "test", "--ckpt_path", tmp_path / "run/best.ckpt", "--cache_dir", tmp_path / "b"]
