@@ -431,3 +431,21 @@ def test_time_and_memory_follow_the_sum_of_the_lengths(trained):
     for sequence, frames in zip(sequences, together, strict=True):
         alone = Trainer.predict(model, [sequence], torch.float32)[0]
         torch.testing.assert_close(frames, alone, rtol=1e-4, atol=1e-4)
+
+
+# X: films of many sequences
+
+
+def test_an_epoch_is_saved_before_its_pictures_are_drawn_and_films_are_few(flags, tmp_path, monkeypatch):
+    def die(*_, **__):
+        raise SystemExit(9)
+
+    flags = [*flags, "--save_root", tmp_path, "--val_vi_len", 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "draw_validation", die)
+        assert run_inside("Trainer.py", *flags).returncode == 9
+    assert epochs(tmp_path) == [0] and load_checkpoint(tmp_path / "last.ckpt")["last_epoch"] == 0
+    assert not (tmp_path / "figures/val0.png").exists()
+    assert run_inside("Trainer.py", *flags).returncode == 0
+    films = {path.stem for path in (tmp_path / "figures").glob("val?.png")}
+    assert films == {"val0", "val1", "val2", "val3"}, "of six sequences the first four"
