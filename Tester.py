@@ -21,7 +21,7 @@ from dataloader import Dataset_Dance, Sequence
 from modules.data.pixels import to_uint8
 from modules.data.truth import find_truth
 from modules.device import pick_device, pick_precision
-from modules.files import write_json, write_text
+from modules.files import check_writable, write_json, write_text
 from modules.model.checkpoint import check_frame_size, load_checkpoint, model_from_checkpoint
 from modules.score.baselines import compare, score_table, training_set, warn_if_below_baselines
 from modules.score.metrics import DEFINITIONS, psnr_kaggle, score
@@ -35,6 +35,7 @@ def main(args: argparse.Namespace | None = None) -> None:
     root = Path(args.save_root)
     if args.unused:
         print(f"Not used in prediction, the checkpoint decides: {' '.join(f'--{name}' for name in args.unused)}")
+    check_writable(root)
     if args.gt and not os.path.exists(args.gt):
         raise InputError(f"--gt {args.gt}: not found; expected a folder of <i>/*.png or GT<i>.csv, or Kaggle's gt.csv")
     device = pick_device(args.device, args.cuda_graphs)

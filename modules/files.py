@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import functools
 import io
 import json
@@ -9,9 +10,10 @@ import math
 import os
 import secrets
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -30,7 +32,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
@@ -38,6 +40,24 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sync(file: BinaryIO) -> None:
+    """Have what was written reach the disk, on drives that can be asked to."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder; InputError if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another --save_root") from None
 
 
 def replace(source: Path, path: Path) -> None:

@@ -5,6 +5,7 @@ imports torch: --help and an error in a flag need not wait for it.
 """
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Callable, Iterable
 
@@ -284,6 +285,8 @@ def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
         raise InputError("--DR is needed: the data set, the folder that holds train/, val/ and test/")
     if args.test and not args.ckpt_path:
         raise InputError("--test validates a checkpoint: give it with --ckpt_path")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--tensorboard: the package is not installed; run: pip install tensorboard")
     if args.tfr_rule == "interval" and args.tfr_sde < 1:
         raise InputError("--tfr_sde 0: with --tfr_rule interval it is a number of epochs; expected at least 1")
     for name, why in without_effect(args):

@@ -13,6 +13,7 @@ class Progress(tqdm):
     """A tqdm over `total` units of work. Where stderr is no terminal, or a notebook's cell, it writes whole lines."""
 
     hidden = False  # in processes that say nothing
+    lines = False
 
     def __init__(self, title: str, total: int, unit: str, initial: int = 0, leave: bool = True):
         self.lines = not sys.stderr.isatty() or any(name in os.environ for name in NOTEBOOKS)
@@ -29,11 +30,16 @@ class Progress(tqdm):
             return lambda text: file.write(f"{text}\n" * (self.n > self.initial))
         return super().status_printer(file)
 
+    def moveto(self, n: int) -> None:
+        """Where tqdm draws a bar among others: lines come one after the other."""
+        if not self.lines:
+            super().moveto(n)
+
     def close(self) -> None:
-        if self.lines and not self.disable:  # what tqdm would write makes empty lines
+        if self.lines and not self.disable:
             if self.leave:
                 self.fp.write(f"{self}\n")
-            self.disable = True
+            self.sp = None  # what tqdm would write makes empty lines
         super().close()
 
     def say(self, text: str) -> None:

@@ -39,9 +39,9 @@ BOTH = pytest.mark.parametrize("program", PARSERS)
 
 @pytest.fixture(scope="module")
 def flags(dance):
-    """A run of one epoch of two steps."""
+    """A run of one epoch of two steps, without pictures."""
     return ["--DR", dance, *SMALL, "--preset", "template", "--device", "cpu", "--precision", "fp32",
-            "--num_epoch", 1, "--epoch_steps", 2]
+            "--num_epoch", 1, "--epoch_steps", 2, "--pictures", "none"]
 
 
 def epochs(folder):
@@ -110,7 +110,8 @@ def test_the_template_and_the_report_have_their_own_rules_of_teacher_forcing():
 
 @BOTH
 def test_flags_of_the_template_that_do_nothing_are_named(program, dance, trained, tmp_path):
-    paths = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt", "--device", "cpu"]
+    paths = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt", "--device", "cpu",
+             "--pictures", "none"]
     extra = ["--tfr_sde", 20, *(["--num_epoch", 1, "--epoch_steps", 1] if program == "Trainer.py" else [])]
     result = run_inside(program, *paths, *extra, *(["--no_baselines"] if program == "Tester.py" else []))
     assert result.returncode == 0, result.stderr
@@ -175,21 +176,35 @@ def test_the_tester_decides_before_it_decodes(dance, trained, tmp_path):
         assert not (tmp_path / "cache").exists()
 
 
+def test_what_training_ends_with_is_looked_at_first(flags, dance, trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    check_error(run_inside("Trainer.py", *flags, "--save_root", tmp_path, "--tensorboard"), "pip install tensorboard")
+    (tmp_path / "file").touch()
+    paths = ["--DR", dance, "--ckpt_path", trained[0] / "best.ckpt", "--cache_dir", tmp_path / "cache"]
+    for program in PARSERS:
+        check_error(run_inside(program, *paths, "--save_root", tmp_path / "file"), "file", "cannot be written to")
+    assert not (tmp_path / "cache").exists()
+
+
 # N: drives without locks
 
 
-def test_without_locks_both_programs_go_on(flags, dance, tmp_path, monkeypatch):
+def test_on_a_drive_without_locks_and_syncing_both_programs_go_on(flags, dance, tmp_path, monkeypatch):
     reasons = iter([errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, *[errno.EIO] * 99])
 
     def flock(*_):
         number = next(reasons)
         raise OSError(number, os.strerror(number))
 
+    def fsync(_):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
     monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(os, "fsync", fsync)
     trained = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run", "--cache_dir", tmp_path / "a")
     assert trained.returncode == 0 and "no locks on this drive" in trained.stderr, trained.stderr
     paths = ["--save_root", tmp_path / "test", "--ckpt_path", tmp_path / "run/best.ckpt", "--cache_dir", tmp_path / "b"]
-    tested = run_inside("Tester.py", "--DR", dance, *paths, "--no_baselines")
+    tested = run_inside("Tester.py", "--DR", dance, *paths, "--no_baselines", "--pictures", "none")
     assert tested.returncode == 0 and "no locks on this drive" in tested.stderr, tested.stderr
 
 
@@ -216,7 +231,7 @@ def test_output_that_goes_away_ends_nothing(flags, dance, tmp_path, monkeypatch,
     run_program(Trainer.main)
     assert {"metrics.csv", "best.ckpt", "last.ckpt"} <= {path.name for path in (tmp_path / "run").iterdir()}
     words = ["--DR", dance, "--save_root", tmp_path / "test", "--ckpt_path", tmp_path / "run/best.ckpt"]
-    monkeypatch.setattr(sys, "argv", ["Tester.py", *map(str, words), "--no_baselines"])
+    monkeypatch.setattr(sys, "argv", ["Tester.py", *map(str, words), "--no_baselines", "--pictures", "none"])
     if kind == "a pipe":
         run_program(Tester.main)
         assert (tmp_path / "test/metrics.json").exists()
@@ -417,3 +432,21 @@ def test_time_and_memory_follow_the_sum_of_the_lengths(trained):
     for sequence, frames in zip(sequences, together, strict=True):
         alone = Trainer.predict(model, [sequence], torch.float32)[0]
         torch.testing.assert_close(frames, alone, rtol=1e-4, atol=1e-4)
+
+
+# X: films of many sequences
+
+
+def test_an_epoch_is_saved_before_its_pictures_are_drawn_and_films_are_few(flags, tmp_path, monkeypatch):
+    def die(*_, **__):
+        raise SystemExit(9)
+
+    flags = [*flags, "--save_root", tmp_path, "--val_vi_len", 2, "--pictures", "all"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "draw_validation", die)
+        assert run_inside("Trainer.py", *flags).returncode == 9
+    assert epochs(tmp_path) == [0] and load_checkpoint(tmp_path / "last.ckpt")["last_epoch"] == 0
+    assert not (tmp_path / "figures/val0.png").exists()
+    assert run_inside("Trainer.py", *flags).returncode == 0
+    films = {path.stem for path in (tmp_path / "figures").glob("val?.png")}
+    assert films == {"val0", "val1", "val2", "val3"}, "of six sequences the first four"
