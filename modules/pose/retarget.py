@@ -22,8 +22,8 @@ FEWEST_FRAMES = 2
 class Standing(NamedTuple):
     """Where somebody stands and how tall he is there, over a clip, in pixels."""
 
-    across: float  # the middle of the stage that he uses
-    floor: float  # the height of the lower ankle, the middle of its range
+    across: float  # where his hips are on average
+    floor: float  # where his lower ankle is on average
     height: float  # from there to the head, when he stands upright
 
 
@@ -42,8 +42,9 @@ def find_standing(joints: np.ndarray, min_confidence: float, whose: str) -> Stan
 
 
 def middle(values: np.ndarray) -> float:
-    """The middle of the range that values use, without the farthest."""
-    return float(np.quantile(values, [0.05, 0.95]).mean())
+    """The mean without the farthest twentieth on either side, where a detector may have erred."""
+    low, high = np.quantile(values, [0.05, 0.95])
+    return float(values[(values >= low) & (values <= high)].mean())
 
 
 def fit_to(joints: np.ndarray, source: Standing, target: Standing) -> np.ndarray:
