@@ -39,6 +39,15 @@ def read_dancer(root: Path) -> tuple[np.ndarray, float, Lines | None]:
     return joints, info.get("min_confidence", 0.3), lines
 
 
+def read_clips(paths: list[Path], args: argparse.Namespace) -> list[np.ndarray]:
+    """The person's joints (T, J, 3) of every clip."""
+    clips = [follow(read_keypoints(path), args.min_confidence, person=args.person) for path in paths]
+    for path, clip in zip(paths, clips, strict=True):
+        if not clip[..., 2].any():
+            raise InputError(f"{path}: no person at all in it")
+    return clips
+
+
 def drive(args: argparse.Namespace, new: Path) -> None:
     """Write the test sequences below the folder `new`."""
     root = find_root(args.DR)
@@ -46,12 +55,10 @@ def drive(args: argparse.Namespace, new: Path) -> None:
     first = list_pictures(root / "train" / "train_img")[0]
     with Image.open(first) as picture:
         width, height = picture.size
-    clips = [follow(read_keypoints(path), args.min_confidence, person=args.person) for path in args.keypoints]
-    everything = np.concatenate(clips)
-    if not everything[..., 2].any():
-        raise InputError(f"{args.keypoints[0]}: no person at all in it")
+    clips = read_clips(args.keypoints, args)
     if not args.no_fit:
-        source = find_standing(everything, args.min_confidence, "--keypoints")
+        measured = read_clips(args.fit_with, args) if args.fit_with else clips
+        source = find_standing(np.concatenate(measured), args.min_confidence, f"{(args.fit_with or args.keypoints)[0]}")
         target = find_standing(dancer, dancer_confidence, f"{root / 'keypoints.json'}")
         print(f"The other is {source.height:.1f} px tall and stands at ({source.across:.1f}, {source.floor:.1f}), the "
               f"dancer is {target.height:.1f} px tall and stands at ({target.across:.1f}, {target.floor:.1f})")
@@ -81,9 +88,11 @@ def main() -> None:
     add = parser.add_argument
     add("--DR", required=True, help="the dancer's data set, with keypoints.json")
     add("--keypoints", type=Path, required=True, nargs="+", metavar="OTHER", help="OpenPose folders or COCO files of "
-        "the other person, one a clip, all of one camera; each becomes a sequence, and all together are fitted")
+        "the other person, one a clip, all of one camera; each becomes a sequence")
+    add("--fit_with", type=Path, nargs="+", metavar="K", help="where to measure how tall the other is and where he "
+        "stands: longer clips by the same camera; by default OTHER's clips, all together")
     add("--out", type=Path, required=True, metavar="DRIVEN", help="folder for the test sequences; new or empty")
-    add("--no_fit", action="store_true", help="take the keypoints as they are, in pixels of the dancer's frames")
+    add("--no_fit", action="store_true", help="take the keypoints as they are, as pixels of the dancer's frames")
     add("--person", type=int, metavar="I", help="whom to follow, see import_video.py")
     add("--min_confidence", type=float, default=0.3, metavar="C", help="joints below are not drawn, 0 to 1")
     add("--overwrite", action="store_true", help="replace what this script wrote into DRIVEN before")

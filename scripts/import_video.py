@@ -242,7 +242,7 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
         lengths = [end - begin for begin, end in stretches]
         print(f"{part}: {sum(lengths)} frames in {len(lengths)} {'stretch' if len(lengths) == 1 else 'stretches'} of "
               f"{min(lengths)} to {max(lengths)}")
-    print(f"Left out beside stretches of a single frame and between train, val and test: {left_out} frames")
+    print(f"Left out: {left_out} frames, between train, val and test and where a single one stands alone")
     place_parts(new, raw, parts, joints, args)
     for path in raw.iterdir():
         path.unlink()

@@ -87,6 +87,9 @@ def test_driven_sequences(dancers, tmp_path):
         truth = Dataset_Dance(dancers / "B", "train", 16, 32).poses[1:].float()
         return (Dataset_Dance(folder, "test", 16, 32).sequences[1].poses[1:].float() - truth).square().mean()
 
+    longer = drive(dancers, tmp_path / "longer", "--fit_with", dancers / "A/openpose/train")
+    assert longer.returncode == 0 and longer.stdout.splitlines()[0] != result.stdout.splitlines()[0]
+    assert distance(tmp_path / "longer") < distance(tmp_path / "driven")
     assert drive(dancers, tmp_path / "as_it_is", "--no_fit").returncode == 0
     assert distance(tmp_path / "driven") < 0.5 * distance(tmp_path / "as_it_is")
 
