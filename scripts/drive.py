@@ -21,22 +21,26 @@ from modules.files import read_json
 from modules.pose.keypoints import follow, read_keypoints
 from modules.pose.output import new_dataset
 from modules.pose.retarget import find_standing, fit_to
-from modules.pose.skeleton import Lines, draw_poses, lines_for
+from modules.pose.skeleton import Lines, draw_poses
 from modules.runtime import InputError, run_program
 
 PROGRAM = "drive"
 
 
-def read_dancer(root: Path) -> tuple[np.ndarray, float, Lines | None]:
+def read_dancer(root: Path) -> tuple[np.ndarray, float, Lines]:
     """The dancer's joints (T, J, 3) in his training frames' pixels, from what confidence on they are drawn, and how."""
     file = root / "keypoints.json"
     if not file.is_file():
         raise InputError(f"{file}: not found; expected a set that import_video.py, or make_dataset.py with "
                          "--keypoints, wrote")
-    info = read_json(file).get("info", {})
-    joints = follow(read_keypoints(file), info.get("min_confidence", 0.3), frozenset(range(10**6)))
-    lines = Lines(info["limb"], info["least"]) if {"limb", "least"} <= set(info) else None
-    return joints, info.get("min_confidence", 0.3), lines
+    people = read_keypoints(file)
+    info = read_json(file).get("info")
+    try:
+        confidence, lines = float(info["min_confidence"]), Lines(float(info["limb"]), float(info["least"]))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f'{file}: no "info" with min_confidence, limb and least, numbers; expected the file that '
+                         "import_video.py wrote") from None
+    return follow(people, confidence, frozenset(range(len(people)))), confidence, lines
 
 
 def read_clips(paths: list[Path], args: argparse.Namespace) -> list[np.ndarray]:
@@ -70,7 +74,7 @@ def drive(args: argparse.Namespace, new: Path) -> None:
         if len(joints) < 2:
             raise InputError(f"{args.keypoints[index]}: {len(joints)} frame; expected a clip")
         absent = int((~joints[..., 2].any(axis=1)).sum())
-        drawn = draw_poses(joints, args.min_confidence, height, width, lines or lines_for(height))
+        drawn = draw_poses(joints, args.min_confidence, height, width, lines)
         for t, pose in enumerate(drawn):
             pose.save(label / f"frame{t:06d}.png")
         # the first pose belongs to the given frame

@@ -392,3 +392,12 @@ def test_confidences_are_within_0_and_1():
     person = to_person([5, 6, 2] * 16 + [float("nan"), 1, 1], Path("file.json"))
     assert person[..., 2].max() == 1 and np.isfinite(person).all()
     assert not person[NAMES.index("right_ankle")].any(), "what is no number was not found"
+
+
+@pytest.mark.parametrize("contents", [
+    "[" * 100_000, '[{"image_id": 1, "keypoints": []}, {"image_id": 100000000000000, "keypoints": []}]', "{}", "[[]]",
+    '{"images": [{"id": 0}], "annotations": [{"image_id": 5, "keypoints": []}]}', '{"images": 3, "annotations": []}'])
+def test_odd_json_is_an_input_error(tmp_path, contents):
+    (tmp_path / "odd.json").write_text(contents)
+    with pytest.raises(InputError):
+        read_keypoints(tmp_path / "odd.json")

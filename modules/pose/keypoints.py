@@ -16,6 +16,7 @@ from modules.files import read_json, write_json
 from modules.pose.skeleton import LIMBS, NAMES
 from modules.runtime import InputError
 
+MOST_FRAMES = 10**6
 FEWEST = 3  # joints of a person; with fewer there is nobody
 LIMB_JOINTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 BODY_25 = ["nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
@@ -52,7 +53,7 @@ def read_openpose(folder: Path) -> list[np.ndarray]:
         raise InputError(f"{folder}: no *_keypoints.json in it; expected the folder that OpenPose's --write_json names")
     frames = []
     for file in sorted(files, key=lambda file: (number_in(file.name.removesuffix("_keypoints.json"), file), file.name)):
-        contents = read_json(file)
+        contents = read(file)
         people = contents.get("people") if isinstance(contents, dict) else None
         if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
             raise InputError(f'{file}: no list "people" in it; expected a file that OpenPose wrote')
@@ -64,7 +65,7 @@ def read_openpose(folder: Path) -> list[np.ndarray]:
 def read_coco(file: Path, frames: int | None) -> list[np.ndarray]:
     """A COCO keypoints file. Frames are its images; of a list of results, which names no empty frame, the numbers from
     0, or from 1 if the last is the number of frames."""
-    contents = read_json(file)
+    contents = read(file)
     results, images, names = contents, None, None
     if isinstance(contents, dict):
         results, images, names = contents.get("annotations"), contents.get("images"), names_of(contents)
@@ -85,6 +86,8 @@ def read_coco(file: Path, frames: int | None) -> list[np.ndarray]:
         if frames is not None and last - first + 1 != frames:
             raise InputError(f"{file}: its frames end at number {last}, the film has {frames}; expected results up to "
                              f"the last frame (--end, in seconds, leaves out an end without a person)")
+        if last - first >= MOST_FRAMES:
+            raise InputError(f"{file}: frame numbers from {first} to {last}; expected at most {MOST_FRAMES:,} frames")
         images = range(last - first + 1)
     people: list[list] = [[] for _ in images]
     for result in results:
@@ -93,6 +96,14 @@ def read_coco(file: Path, frames: int | None) -> list[np.ndarray]:
         if result.get("keypoints"):
             people[place[str(result["image_id"])]].append(to_person(result["keypoints"], file, names))
     return [stack(some) for some in people]
+
+
+def read(file: Path) -> Any:
+    """A JSON file; InputError for anything else, also for one that is nested without end."""
+    try:
+        return read_json(file)
+    except RecursionError:
+        raise InputError(f"{file}: cannot be read as JSON (nested too deeply)") from None
 
 
 def names_of(contents: dict) -> list[str] | None:
