@@ -45,7 +45,8 @@ def read_dancer(root: Path) -> tuple[np.ndarray, float, Lines]:
 
 def read_clips(paths: list[Path], args: argparse.Namespace) -> list[np.ndarray]:
     """The person's joints (T, J, 3) of every clip."""
-    clips = [follow(read_keypoints(path), args.min_confidence, person=args.person) for path in paths]
+    numbers = () if args.person is None else (args.person,)
+    clips = [follow(read_keypoints(path), args.min_confidence, numbers=numbers) for path in paths]
     for path, clip in zip(paths, clips, strict=True):
         if not clip[..., 2].any():
             raise InputError(f"{path}: no person at all in it")

@@ -269,8 +269,9 @@ def parse() -> argparse.Namespace:
         f"folder counts as {FOLDER_RATE:g}")
     add("--start", type=float, default=0.0, metavar="S", help="seconds")
     add("--end", type=float, metavar="S", help="seconds; by default the film's end")
-    add("--person", type=int, metavar="I", help="whom to follow: counted from the left, from 0, in the first frame "
-        "with people; by default the largest")
+    add("--person", type=int, nargs="+", default=[], metavar="I", help="whom to follow: counted from the left, from 0, "
+        "in the first frame with people; by default the largest. More numbers: who he is behind each cut; by default "
+        "the one nearest to where he was")
     add("--min_confidence", type=float, default=0.3, metavar="C", help="joints below are not drawn, 0 to 1")
     add("--line_width", type=float, metavar="PX", help="of a limb; by default 0.036 of the height, at least 1")
     add("--val_share", type=float, default=0.1, metavar="SHARE", help="of the frames, for validation")

@@ -228,14 +228,17 @@ def test_the_one_who_is_followed():
     """Two people walk past each other: number 0 from the left goes right, the larger one left."""
     people = [np.array([person_at(80 - 2 * t, 30, 12), person_at(20 + 2 * t, 30)]) for t in range(30)]
     people[10] = people[10][:1]  # the detector misses number 0 once
-    left = follow(people, 0.3, person=0)
+    left = follow(people, 0.3, numbers=[0])
     assert left[:, :, 0].mean(1)[[0, 29]] == pytest.approx([people[0][1, :, 0].mean(), people[29][1, :, 0].mean()])
     assert not left[10].any(), "the other is not taken for him"
     assert follow(people, 0.3)[0, :, 0].mean() == pytest.approx(people[0][0, :, 0].mean()), "the largest"
     cut = [np.array([person_at(20, 30)])] * 5 + [np.array([person_at(90, 30)])] * 5
     assert follow(cut, 0.3, frozenset([5]))[..., 2].any(1).all(), "behind a cut he may be anywhere"
-    with pytest.raises(InputError, match="--person 2: the first frame with people has 2"):
-        follow(people, 0.3, person=2)
+    both = follow(people, 0.3, frozenset([20]), numbers=[0, 0])
+    places = [people[19][1, :, 0].mean(), people[20][0, :, 0].mean()]
+    assert both[[19, 20], :, 0].mean(1) == pytest.approx(places), "behind a cut he is who the user says"
+    with pytest.raises(InputError, match="--person 2: frame 0 is the first with people and has 2"):
+        follow(people, 0.3, numbers=[2])
 
 
 def test_frames_without_the_person_are_cuts_and_counted(drawn, tmp_path):

@@ -7,6 +7,7 @@ the order of skeleton.NAMES.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,22 +149,27 @@ def stack(people: list[np.ndarray]) -> np.ndarray:
 
 
 def follow(
-    people: list[np.ndarray], min_confidence: float, cuts: frozenset[int] = frozenset(), person: int | None = None
+    people: list[np.ndarray], min_confidence: float, cuts: frozenset[int] = frozenset(), numbers: Sequence[int] = ()
 ) -> np.ndarray:
     """One person through all frames: (T, J, 3), zeros where he is not there.
 
-    At first it is the largest person, or number `person` from the left (0-based); then the one nearest to where he was.
-    Who is farther than his height, and a tenth of it more for every frame that he was gone, is somebody else, but for a
-    cut of the film (cuts: numbers of the frames behind them), where he may be anywhere.
+    At first it is the largest person, or number numbers[0] from the left (0-based); then the one nearest to where he
+    was. Who is farther than his height, and a tenth of it more for every frame that he was gone, is somebody else, but
+    for a cut of the film (cuts: the frames behind them), where he may be anywhere: numbers[i] is who he is behind the
+    i-th cut.
     """
     joints, last, gone = np.zeros((len(people), len(NAMES), 3)), None, 0
+    person, later = (numbers[0] if numbers else None), iter(numbers[1:])
     for t, all_found in enumerate(people):
-        gone = np.inf if t in cuts else gone + 1
+        gone = gone + 1
+        if t in cuts:
+            gone, person = np.inf, next(later, None)
+            last = None if person is not None else last
         found = [one for one in all_found if (one[:, 2] >= min_confidence).sum() >= FEWEST]
         if not found:
             continue
         if last is None:
-            chosen = choose(found, min_confidence, person)
+            chosen = choose(found, min_confidence, person, t)
         else:
             distances = [distance(one, last, min_confidence) for one in found]
             chosen = found[int(np.argmin(distances))]
@@ -173,12 +179,12 @@ def follow(
     return joints
 
 
-def choose(found: list[np.ndarray], min_confidence: float, person: int | None) -> np.ndarray:
+def choose(found: list[np.ndarray], min_confidence: float, person: int | None, t: int) -> np.ndarray:
     """Of a frame's people the largest, or number `person` from the left."""
     if person is None:
         return max(found, key=lambda one: extent(one, min_confidence))
     if not 0 <= person < len(found):
-        raise InputError(f"--person {person}: the first frame with people has {len(found)}; expected 0 to "
+        raise InputError(f"--person {person}: frame {t} is the first with people and has {len(found)}; expected 0 to "
                          f"{len(found) - 1}, counted from the left")
     return sorted(found, key=lambda one: np.median(seen_joints(one, min_confidence)[:, 0]))[person]
 
