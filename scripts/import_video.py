@@ -124,7 +124,7 @@ def get_keypoints(args: argparse.Namespace, film: Film) -> list[np.ndarray]:
     path = args.keypoints
     if not args.estimate or (path and path.exists()):
         return read_keypoints(path, len(film.times))
-    path = path or args.out.with_name(args.out.name + ".keypoints.json")
+    path = path or Path(f"{args.out.resolve()}.keypoints.json")
     if path.exists():
         print(f"{path}: keypoints estimated before")
         return read_keypoints(path, len(film.times))
