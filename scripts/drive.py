@@ -86,9 +86,7 @@ def drive(args: argparse.Namespace, new: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     add = parser.add_argument
     add("--DR", required=True, help="the dancer's data set, with keypoints.json")
@@ -99,7 +97,7 @@ def main() -> None:
     add("--out", type=Path, required=True, metavar="DRIVEN", help="folder for the test sequences; new or empty")
     add("--no_fit", action="store_true", help="take the keypoints as they are, as pixels of the dancer's frames")
     add("--person", type=int, metavar="I", help="whom to follow, see import_video.py")
-    add("--min_confidence", type=float, default=0.3, metavar="C", help="joints below are not drawn, 0 to 1")
+    add("--min_confidence", type=float, default=0.3, metavar="C", help="joints below are left out (%(default)s)")
     add("--overwrite", action="store_true", help="replace what this script wrote into DRIVEN before")
     args = parser.parse_args()
     with new_dataset(args.out, PROGRAM, args.overwrite, vars(args)) as new:

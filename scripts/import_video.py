@@ -119,11 +119,11 @@ def split(
     return parts, total - sum(end - begin for part in parts.values() for begin, end in part)
 
 
-def get_keypoints(args: argparse.Namespace, film: Film) -> list[np.ndarray]:
+def get_keypoints(args: argparse.Namespace, film: Film, used: int) -> list[np.ndarray]:
     """The people of every frame of the film, from the file or, with --estimate, from torchvision's network."""
     path = args.keypoints
     if not args.estimate or (path and path.exists()):
-        return read_keypoints(path, len(film.times))
+        return read_keypoints(path, len(film.times), used)
     path = path or Path(f"{args.out.resolve()}.keypoints.json")
     if path.exists():
         print(f"{path}: keypoints estimated before")
@@ -215,7 +215,7 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
               f"{args.fps or film.rate:.4g} a second, {len(np.unique(chosen))} different ones")
     framing = find_framing(film, args.frame_H, args.frame_W, args.fit)
     print(f"Frames: {framing.words}")
-    people = get_keypoints(args, film)
+    people = get_keypoints(args, film, int(chosen[-1]) + 1)
     check_people(people, film, args.min_confidence, str(args.keypoints or "--estimate"))
 
     raw = new / "raw"
@@ -250,9 +250,7 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     add = parser.add_argument
     add("video", type=Path, metavar="VIDEO", help="what ffmpeg reads, or a folder of numbered pictures")
@@ -261,21 +259,21 @@ def parse() -> argparse.Namespace:
     add("--estimate", action="store_true", help="find the keypoints with torchvision's Keypoint R-CNN, once, and write "
         "them to K, or to DR.keypoints.json")
     add("--weights", type=Path, metavar="FILE", help="its weights; by default torchvision downloads them")
-    add("--frame_H", type=int, default=32, metavar="N", help="height of the frames, pixels, a multiple of 8")
-    add("--frame_W", type=int, default=64, metavar="N", help="width of the frames, pixels, a multiple of 8")
+    add("--frame_H", type=int, default=32, metavar="N", help="of the frames, pixels, a multiple of 8 (%(default)s)")
+    add("--frame_W", type=int, default=64, metavar="N", help="of the frames, pixels, a multiple of 8 (%(default)s)")
     add("--fit", choices=("crop", "letterbox"), default="crop", help="where the film has another aspect: the middle of "
-        "it, or all of it between black bars")
+        "it, or all of it between black bars (%(default)s)")
     add("--fps", type=float, metavar="N", help=f"frames a second to take; by default all, a variable rate made even; a "
         f"folder counts as {FOLDER_RATE:g}")
-    add("--start", type=float, default=0.0, metavar="S", help="seconds")
+    add("--start", type=float, default=0.0, metavar="S", help="seconds (%(default)s)")
     add("--end", type=float, metavar="S", help="seconds; by default the film's end")
     add("--person", type=int, nargs="+", default=[], metavar="I", help="whom to follow: counted from the left, from 0, "
         "in the first frame with people; by default the largest. More numbers: who he is behind each cut; by default "
         "the one nearest to where he was")
-    add("--min_confidence", type=float, default=0.3, metavar="C", help="joints below are not drawn, 0 to 1")
+    add("--min_confidence", type=float, default=0.3, metavar="C", help="joints below are left out (%(default)s)")
     add("--line_width", type=float, metavar="PX", help="of a limb; by default 0.036 of the height, at least 1")
-    add("--val_share", type=float, default=0.1, metavar="SHARE", help="of the frames, for validation")
-    add("--test_share", type=float, default=0.1, metavar="SHARE", help="of the frames, for the test")
+    add("--val_share", type=float, default=0.1, metavar="SHARE", help="of the frames, for validation (%(default)s)")
+    add("--test_share", type=float, default=0.1, metavar="SHARE", help="of the frames, for the test (%(default)s)")
     add("--overwrite", action="store_true", help="replace a set that this script wrote into DR before")
     return parser.parse_args()
 
@@ -284,6 +282,8 @@ def check(args: argparse.Namespace) -> None:
     """InputError for flags that make no sense."""
     if not args.keypoints and not args.estimate:
         raise InputError("--keypoints is needed: a detector's files of this film, or --estimate to find them")
+    if args.weights and not args.estimate:
+        raise InputError("--weights has no effect without --estimate")
     for name in ("frame_H", "frame_W"):
         if getattr(args, name) < 16 or getattr(args, name) % 8:
             raise InputError(f"--{name} {getattr(args, name)}: expected a multiple of 8, at least 16")

@@ -370,6 +370,18 @@ def test_without_keypoints_it_says_what_is_needed(drawn, tmp_path):
     check_error(result, "--keypoints", "--estimate")
 
 
+def test_results_may_end_where_the_film_is_cut_off(drawn, tmp_path):
+    """A list of results does not say that nobody is in the last frames."""
+    results = json.loads((drawn / "results.json").read_text())
+    (tmp_path / "short.json").write_text(json.dumps(results[:50]))
+    flags = [tmp_path / "DR", "--end", 50 / 30]
+    result = import_film(drawn, *flags, keypoints=tmp_path / "short.json")
+    assert result.returncode == 0 and "in 50 of 50 frames" in result.stdout, result.stderr
+    whole = read_keypoints(drawn / "results.json", T)
+    for one, other in zip(read_keypoints(tmp_path / "short.json", T, 50), whole[:50], strict=False):
+        assert np.array_equal(one, other)
+
+
 def test_overwrite_replaces_only_its_own(drawn, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()

@@ -31,15 +31,16 @@ EXPECTED = "25 (OpenPose's BODY_25), 18 (OpenPose's COCO) or 17 (COCO)"
 MIDDLES = {"neck": ("right_shoulder", "left_shoulder"), "middle_hip": ("right_hip", "left_hip")}
 
 
-def read_keypoints(path: Path, frames: int | None = None) -> list[np.ndarray]:
+def read_keypoints(path: Path, frames: int | None = None, used: int | None = None) -> list[np.ndarray]:
     """The people of every frame: [T] of (people, J, 3). InputError where the file or folder holds something else.
 
-    frames: how many the film has, which must fit; None: as many as the keypoints are of.
+    frames: how many the film has, which must fit; None: as many as the keypoints are of. used: how many of them, from
+    the first, are needed: a list of results may end there.
     """
     if path.is_dir():
         people = read_openpose(path)
     elif path.is_file():
-        people = read_coco(path, frames)
+        people = read_coco(path, frames, used or frames)
     else:
         raise InputError(f"{path}: not found; expected OpenPose's folder of *_keypoints.json or a COCO keypoints JSON")
     if frames is not None and len(people) != frames:
@@ -63,7 +64,7 @@ def read_openpose(folder: Path) -> list[np.ndarray]:
     return frames
 
 
-def read_coco(file: Path, frames: int | None) -> list[np.ndarray]:
+def read_coco(file: Path, frames: int | None, used: int | None) -> list[np.ndarray]:
     """A COCO keypoints file. Frames are its images; of a list of results, which names no empty frame, the numbers from
     0, or from 1 if the last is the number of frames."""
     contents = read(file)
@@ -81,15 +82,16 @@ def read_coco(file: Path, frames: int | None) -> list[np.ndarray]:
         numbers = {str(r["image_id"]): number_in(r["image_id"], file) for r in results}
         if not numbers:
             raise InputError(f"{file}: an empty list of results: no person at all in it")
-        last = max(numbers.values())
-        first = 0 if frames is not None and last < frames else 1 if frames is not None else min(numbers.values())
-        place = {name: number - first for name, number in numbers.items()}
-        if frames is not None and last - first + 1 != frames:
-            raise InputError(f"{file}: its frames end at number {last}, the film has {frames}; expected results up to "
-                             f"the last frame (--end, in seconds, leaves out an end without a person)")
+        first, last = min(numbers.values()), max(numbers.values())
+        if frames is not None:
+            first = 1 if last == frames or (first == 1 and last < frames - 1) else 0
+            if not used <= last - first + 1 <= frames:
+                raise InputError(f"{file}: its frames end at number {last}, the film has {frames}; expected results up "
+                                 "to the last frame (--end, in seconds, leaves out an end without a person)")
         if last - first >= MOST_FRAMES:
             raise InputError(f"{file}: frame numbers from {first} to {last}; expected at most {MOST_FRAMES:,} frames")
-        images = range(last - first + 1)
+        place = {name: number - first for name, number in numbers.items()}
+        images = range(frames or last - first + 1)
     people: list[list] = [[] for _ in images]
     for result in results:
         if str(result["image_id"]) not in place:
