@@ -359,7 +359,7 @@ def test_what_it_cannot_use_is_one_line_and_leaves_nothing(drawn, tmp_path, what
 @pytest.mark.parametrize("flags, words", [
     (["--frame_H", 20], "--frame_H 20"), (["--fps", 60], "--fps 60"), (["--start", 5], "--start 5"),
     (["--end", "-1"], "--end"), (["--val_share", 0.9], "--val_share"), (["--person", 3], "--person 3"),
-    (["--fps", "fast"], "--fps"), (["--end", 0.1], "too few")])
+    (["--fps", "fast"], "--fps"), (["--weights", "file"], "--weights"), (["--end", 0.1], "too few")])
 def test_bad_flags_are_one_line(drawn, tmp_path, flags, words):
     check_error(import_film(drawn, tmp_path / "DR", *flags), words)
     assert names(tmp_path) == []
