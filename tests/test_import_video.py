@@ -21,7 +21,7 @@ from modules.pose.film import Film, choose_frames, open_film, pictures
 from modules.pose.keypoints import BODY_25, COCO_17, COCO_18, follow, read_keypoints, to_person
 from modules.pose.skeleton import NAMES, draw_poses, lines_for
 from modules.runtime import InputError
-from modules.show.panels import save_mp4
+from modules.show.video import save_mp4
 
 SIZE = ["--frame_H", 16, "--frame_W", 32]
 T, CUT = 60, 30  # frames of the film, and the first behind its cut
