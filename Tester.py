@@ -7,6 +7,7 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from modules.options import parse_tester
 from modules.runtime import InputError, run_program
@@ -28,6 +29,15 @@ from modules.score.metrics import DEFINITIONS, psnr_kaggle, score
 from modules.score.predict import predict
 from modules.show.panels import Film
 from modules.show.pictures import Job, draw, scores_job, sequence_jobs, to_images, write_frames
+
+
+class Result(NamedTuple):
+    """One predicted sequence."""
+
+    sequence: Sequence
+    frames: Tensor  # (samples, T, 3, H, W), the given frame included
+    truth: Tensor | None  # (T, 3, H, W)
+    scores: Tensor | None  # (samples, T-1) dB
 
 
 def main(args: argparse.Namespace | None = None) -> None:
@@ -58,24 +68,20 @@ def main(args: argparse.Namespace | None = None) -> None:
     if not all(torch.isfinite(frames).all() for frames in predicted):
         raise InputError(f"{args.ckpt_path}: predicts values that are not finite; its weights cannot be used")
 
-    results = [score(p, t) if t is not None else None for p, t in zip(predicted, truth, strict=True)]
-    report(root, args, sequences, predicted, truth, results, seconds)
+    results = [
+        Result(sequence, frames, true, None if true is None else score(frames, true))
+        for sequence, frames, true in zip(sequences, predicted, truth, strict=True)
+    ]
+    report(root, args, results, seconds)
     if args.submission:
         write_submission(root / "submission.csv", [frames[0] for frames in predicted])
-    draw(picture_jobs(root, args, sequences, predicted, truth, results))
+    draw(picture_jobs(root, args, results))
 
 
-def picture_jobs(
-    root: Path,
-    args: argparse.Namespace,
-    sequences: list[Sequence],
-    predicted: list[Tensor],
-    truth: list[Tensor | None],
-    results: list[Tensor | None],
-) -> list[Job]:
+def picture_jobs(root: Path, args: argparse.Namespace, results: list[Result]) -> list[Job]:
     """The files of every sequence: its exact frames, and what people look at as far as --pictures asks for it."""
     jobs, figures = [], []
-    for sequence, frames, true_frames, scores in zip(sequences, predicted, truth, results, strict=True):
+    for sequence, frames, true_frames, scores in results:
         folder = root / f"seq{sequence.name}"
         prediction, pose = to_images(frames[0]), to_images(sequence.poses)
         gifs = {folder / "pred_seq.gif": prediction, folder / "pose.gif": pose}
@@ -92,26 +98,18 @@ def picture_jobs(
     return [*jobs, scores_job(figures)] if figures else jobs
 
 
-def report(
-    root: Path,
-    args: argparse.Namespace,
-    sequences: list[Sequence],
-    predicted: list[Tensor],
-    truth: list[Tensor | None],
-    results: list[Tensor | None],
-    seconds: float,
-) -> None:
+def report(root: Path, args: argparse.Namespace, results: list[Result], seconds: float) -> None:
     """Write metrics.json and print the course's result block. With samples, `psnr` is their mean."""
-    known = [i for i, scores in enumerate(results) if scores is not None]
-    training = None
+    known, training = [i for i, result in enumerate(results) if result.scores is not None], None
     if known and not args.no_baselines:
-        size = predicted[0].shape[-2:]
+        size = results[0].frames.shape[-2:]
         training = training_set(
             args.DR, *size, cache_dir=args.cache_dir, workers=args.num_workers, skip_bad=args.skip_bad
         )
+    sequences, predicted, truth, _ = zip(*results, strict=True)
     compared = compare(sequences, predicted, truth, training, trivial=not args.no_baselines)
     rows = []
-    for sequence, scores in zip(sequences, results, strict=True):
+    for sequence, _, _, scores in results:
         row = {"name": sequence.name, "frames": len(sequence.poses), "psnr": None, "psnr_per_frame": None}
         if scores is not None:
             baselines = dict(compared[sequence.name])
