@@ -118,7 +118,8 @@ def lock_file(path: Path, wait: bool = False) -> contextlib.AbstractContextManag
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path).acquire(timeout=-1 if wait else 0)
+        # a soft lock, which is a file, would hold off everybody for ever once another machine has died with it
+        return FileLock(path, fallback_to_soft=False).acquire(timeout=-1 if wait else 0)
     except Timeout:
         return None
     except (OSError, NotImplementedError) as reason:

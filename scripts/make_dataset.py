@@ -9,23 +9,49 @@ import argparse
 import json
 import re
 import sys
-import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from dancer import make_motion, make_skeleton, make_solids
-from PIL import Image, ImageDraw
+from dancer import CLOTHES, make_motion, make_skeleton, make_solids, other_clothes
+from PIL import Image
 from tqdm import tqdm
 
-SUPERSAMPLE = 4
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from modules.pose.keypoints import openpose_person, write_coco
+from modules.pose.output import check_out, new_dataset
+from modules.pose.skeleton import LINE, NAMES, SUPERSAMPLE, hull, paint, pose_polygons
+from modules.runtime import InputError
+
+PROGRAM = "make_dataset"
 CAMERA_HEIGHT, CAMERA_DISTANCE, FOCAL, HORIZON = 1.1, 6.0, 2.4, 0.47  # m, m, picture heights, share of the height
 WALL = 2.2  # m behind the middle of the stage
 CLIP_OFFSET = 10000  # training clips start at multiples of it: a jump in the frame numbers is a cut
-ANGLES = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-DIRECTIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)])  # (2, 24)
-MARKER = "made_by_make_dataset.json"
-SPLITS = ("train", "val", "test")
-OURS = r"(train|val)/\1_(img|label)(/frame\d{6}\.png)?|test/test_(img|label|gt)(/\d+(/frame\d{6}\.png)?)?"
+
+
+class Scene(NamedTuple):
+    """Who dances where before which camera, and the size of the picture in pixels."""
+
+    height: int
+    width: int
+    body: float = 1.0  # the dancer's size; his steps grow with him
+    offset: tuple[float, float] = (0.0, 0.0)  # m to the right and away from the camera
+    camera_height: float = CAMERA_HEIGHT  # m
+    camera_distance: float = CAMERA_DISTANCE  # m from the middle of the stage
+    clothes: dict = CLOTHES
+
+    def larger(self, times):
+        return self._replace(height=times * self.height, width=times * self.width)
+
+    def project(self, points):
+        """Points (..., 3) of the dance in m to pixels (..., 2), and the pixels per metre of the dancer there (...)."""
+        points = self.body * points + (self.offset[0], 0, self.offset[1])
+        scale = FOCAL * self.height / (points[..., 2] + self.camera_distance)
+        across = self.width / 2 + points[..., 0] * scale
+        down = HORIZON * self.height + (self.camera_height - points[..., 1]) * scale
+        return np.stack([across, down], -1), self.body * scale
+
 
 COUNTS = {  # options: (default, least, help)
     "seed": (0, 0, "what all motion is drawn from"), "height": (32, 16, "picture height in pixels, a multiple of 8"),
@@ -34,43 +60,24 @@ COUNTS = {  # options: (default, least, help)
     "val_frames": (630, 2, "validation frames"), "test_sequences": (2, 1, "test sequences"),
     "test_frames": (630, 2, "frames of each test sequence")}
 
+NUMBERS = {  # options: (default, least, most, help)
+    "height_factor": (1.0, 0.5, 1.5, "the dancer's height, of the usual 1.7 m; his steps grow with him"),
+    "leg_factor": (1.0, 0.7, 1.3, "the length of his legs, of the usual one"),
+    "camera_height": (CAMERA_HEIGHT, 0.3, 2.0, "m"),
+    "camera_distance": (CAMERA_DISTANCE, 3.0, 12.0, "m from the middle of the stage")}
+
 SHADES = ((1.0, 0.74), (0.8, 0.95), (0.45, 1.12))  # (share of the radius, brightness), from the rim to the light
 LIGHT = (-0.35, -0.5)  # where the light comes from, in the picture
 
-JOINTS = {"nose": (255, 0, 85), "neck": (255, 0, 0), "middle_hip": (255, 0, 0), "right_shoulder": (255, 85, 0),
-          "right_elbow": (255, 150, 0), "right_wrist": (255, 210, 0), "left_shoulder": (170, 255, 0),
-          "left_elbow": (85, 255, 0), "left_wrist": (0, 255, 0), "right_hip": (0, 255, 85), "right_knee": (0, 255, 170),
-          "right_ankle": (0, 255, 255), "right_toe": (0, 255, 255), "left_hip": (0, 170, 255),
-          "left_knee": (0, 85, 255), "left_ankle": (0, 0, 255), "left_toe": (0, 0, 255), "right_eye": (255, 0, 170),
-          "left_eye": (170, 0, 255), "right_ear": (255, 0, 255), "left_ear": (85, 0, 255)}
-NAMES = list(JOINTS)
-LIMBS = [("neck", "middle_hip"), ("neck", "nose")] + [
-    tuple(joint if joint in JOINTS else f"{side}_{joint}" for joint in limb) for side in ("right", "left") for limb in (
-        ("neck", "shoulder"), ("shoulder", "elbow"), ("elbow", "wrist"), ("middle_hip", "hip"), ("hip", "knee"),
-        ("knee", "ankle"), ("ankle", "toe"), ("nose", "eye"), ("eye", "ear"))]
 LOSSES = [".*", "right_(hip|knee|ankle|toe)", "left_(hip|knee|ankle|toe)", "(right|left)_(elbow|wrist)"]
 
 
-def project(points, height, width):
-    """Points (..., 3) in m to pixels (..., 2), and the pixels per metre there (...)."""
-    scale = FOCAL * height / (points[..., 2] + CAMERA_DISTANCE)
-    across, down = width / 2 + points[..., 0] * scale, HORIZON * height + (CAMERA_HEIGHT - points[..., 1]) * scale
-    return np.stack([across, down], -1), scale
-
-
-def hull(centres, radii):
-    """Convex hulls of circles, centres (T, n, 2), radii (T, n), as outlines [T][48]: the farthest in each direction."""
-    farthest = np.argmax(centres @ DIRECTIONS + radii[..., None], axis=1)[..., None]  # (T, 24, 1)
-    centre, radius = (np.take_along_axis(v, farthest, 1) for v in (centres, radii[..., None]))
-    return (centre + radius * DIRECTIONS.T).reshape(len(centres), -1).tolist()
-
-
-def dancer_polygons(skeleton, height, width):
+def dancer_polygons(skeleton, scene):
     """The dancer, shaded; farther limbs are darker."""
     depths, solid_polygons = [], []
-    for colour, bias, spheres in make_solids(skeleton):
+    for colour, bias, spheres in make_solids(skeleton, scene.clothes):
         points = np.stack([centre for centre, _ in spheres], 1)  # (T, n, 3)
-        centres, scale = project(points, height, width)
+        centres, scale = scene.project(points)
         radii, depth = scale * [radius for _, radius in spheres], points[..., 2].mean(1)
         depths.append(depth - bias)
         near = 1 - 0.5 * np.clip(depth - skeleton["middle_hip"][:, 2], -0.2, 0.4)
@@ -84,34 +91,11 @@ def dancer_polygons(skeleton, height, width):
     return [[layer for solid in solids for layer in solid_polygons[solid][t]] for t, solids in enumerate(order)]
 
 
-def pose_polygons(pixels, seen, height):
-    """Coloured limbs and dark dots of the joints that are seen; pixels (T, J, 2), seen bool (T, J)."""
-    frames = [[] for _ in pixels]
-    for limb in LIMBS + [(name, name) for name in NAMES]:
-        ends, dot, head = [NAMES.index(name) for name in limb], limb[0] == limb[1], re.search("nose|eye|ear", limb[1])
-        thickness = height * (0.011 if head else 0.014 if dot else 0.018)
-        outlines = hull(pixels[:, ends], np.full((len(pixels), 2), thickness))
-        colour = tuple(int(value * (0.7 if dot else 1)) for value in JOINTS[limb[1]])
-        for t in np.flatnonzero(seen[:, ends].all(1)):
-            frames[t].append((outlines[t], colour))
-    return frames
-
-
-def paint(polygons, background):
-    """One frame's polygons, given in supersampled pixels, smoothly over a background picture."""
-    layer = Image.new("RGBA", (background.width * SUPERSAMPLE, background.height * SUPERSAMPLE))
-    draw = ImageDraw.Draw(layer)
-    for outline, colour in polygons:
-        draw.polygon(outline, fill=colour)
-    layer = layer.reduce(SUPERSAMPLE)
-    background.paste(layer, mask=layer.getchannel("A"))
-    return background
-
-
-def draw_studio(height, width):
+def draw_studio(scene):
     """The empty studio (H, W, 3) in 0..1: lamps over a grey wall, a floor line, darker sides."""
+    height, width = scene.height, scene.width
     down, across = (np.arange(height) + 0.5)[:, None] / height, (np.arange(width) + 0.5 - width / 2) / height
-    below = down - HORIZON - CAMERA_HEIGHT * FOCAL / (CAMERA_DISTANCE + WALL)  # the floor line
+    below = down - HORIZON - scene.camera_height * FOCAL / (scene.camera_distance + WALL)  # the floor line
     light = 0.58 + 0.1 * down + 0.05 * np.tanh(below / 0.015) - 0.13 * np.exp(-(below / 0.018) ** 2)
     light = light + 0.14 * np.exp(-((across + 0.2) / 0.7) ** 2 - ((down - 0.6) / 0.35) ** 2)
     light -= 0.1 * (across * height / width * 2) ** 2
@@ -120,23 +104,23 @@ def draw_studio(height, width):
     return np.clip(light[..., None] * (1.0, 0.985, 0.955), 0, 1)
 
 
-def draw_shadows(skeleton, height, width):
+def draw_shadows(skeleton, scene):
     """The light (T, H, W) that feet and body leave on the floor; 1 without shadow."""
     light = 1.0
     for name, size, depth in (("right_ankle", 0.13, 0.42), ("left_ankle", 0.13, 0.42), ("middle_hip", 0.32, 0.3)):
-        centre, scale = project(skeleton[name] * (1, 0, 1), height, width)
-        across = np.exp(-((np.arange(width) + 0.5 - centre[:, :1]) / (size * scale[:, None])) ** 2)
-        down = np.exp(-((np.arange(height) + 0.5 - centre[:, 1:]) / (0.3 * size * scale[:, None])) ** 2)
+        centre, scale = scene.project(skeleton[name] * (1, 0, 1))
+        across = np.exp(-((np.arange(scene.width) + 0.5 - centre[:, :1]) / (size * scale[:, None])) ** 2)
+        down = np.exp(-((np.arange(scene.height) + 0.5 - centre[:, 1:]) / (0.3 * size * scale[:, None])) ** 2)
         strength = depth * np.exp(-np.maximum(skeleton[name][:, 1] - 0.1, 0) / 0.8)  # fainter under a lifted foot
         light = light * (1 - strength[:, None, None] * down[:, :, None] * across[:, None, :])
     return light
 
 
-def find_joints(skeleton, generator, height, width):
+def find_joints(skeleton, generator, scene):
     """What a pose detector would find: pixels (T, J, 2), a little off, and which joints it sees, bool (T, J)."""
-    pixels = project(np.stack([skeleton[name] for name in NAMES], 1), height, width)[0]
-    pixels += generator.normal(0, 0.003 * height, pixels.shape)
-    seen = np.all((pixels > 0) & (pixels < (width, height)), axis=-1)
+    pixels = scene.project(np.stack([skeleton[name] for name in NAMES], 1))[0]
+    pixels += generator.normal(0, 0.003 * scene.height, pixels.shape)
+    seen = np.all((pixels > 0) & (pixels < (scene.width, scene.height)), axis=-1)
     for name, ahead, aside, least in (("nose", 1, 0, -0.4), ("right_eye", 0.9, 0.4, 0), ("left_eye", 0.9, -0.4, 0),
                                       ("right_ear", 0, 1, -0.35), ("left_ear", 0, -1, -0.35)):
         seen[:, NAMES.index(name)] &= -(ahead * skeleton["face"] + aside * skeleton["cheek"])[:, 2] > least
@@ -153,45 +137,72 @@ def break_poses(seen, generator, share):
         left, wanted, loss = np.setdiff1d(left, run), wanted - len(run), generator.choice(LOSSES)
 
 
-def write_sequence(folders, frames, seed, first_number, broken_share, size, progress):
-    """Draw a sequence from its own seeds into the folders of frames and of poses."""
+def write_sequence(folders, frames, seed, first_number, broken_share, scene, legs, progress):
+    """Draw a sequence from its own seeds into the folders of frames and of poses. Returns its joints (T, J, 3), as
+    (x, y, 1 or 0 if not seen), in pixels."""
     motion_random, joint_random, break_random = (np.random.default_rng([*seed, stream]) for stream in range(3))
-    reach = max(size[1] / size[0] * CAMERA_DISTANCE / FOCAL / 2 - 0.4, 0.1)  # m, where the picture ends
-    large, studio = [SUPERSAMPLE * side for side in size], draw_studio(*size)
-    everything = make_skeleton(make_motion(motion_random, frames, reach))
-    pixels, seen = find_joints(everything, joint_random, *large)
+    reach = max(scene.width / scene.height * CAMERA_DISTANCE / FOCAL / 2 - 0.4, 0.1)  # m, where the picture ends
+    large, studio = scene.larger(SUPERSAMPLE), draw_studio(scene)
+    everything = make_skeleton(make_motion(motion_random, frames, reach), legs)
+    pixels, seen = find_joints(everything, joint_random, large)
     break_poses(seen, break_random, broken_share)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, frames, 64):  # bounds the memory
         some = slice(start, start + 64)
         skeleton = {name: v[some] for name, v in everything.items()}
-        drawn = zip(draw_shadows(skeleton, *size), dancer_polygons(skeleton, *large),
-                    pose_polygons(pixels[some], seen[some], large[0]), strict=True)
+        drawn = zip(draw_shadows(skeleton, scene), dancer_polygons(skeleton, large),
+                    pose_polygons(pixels[some], seen[some], large.height), strict=True)
         for number, (light, dancer, pose) in enumerate(drawn, first_number + start):
             frame = Image.fromarray(np.rint(255 * studio * light[..., None]).astype(np.uint8))
             paint(dancer, frame).save(folders[0] / f"frame{number:06d}.png")
-            paint(pose, Image.new("RGB", size[::-1], "white")).save(folders[1] / f"frame{number:06d}.png")
+            paint(pose, Image.new("RGB", (scene.width, scene.height), "white")).save(
+                folders[1] / f"frame{number:06d}.png")
             progress.update()
+    return np.concatenate([pixels / SUPERSAMPLE, np.ones_like(pixels[..., :1])], -1) * seen[..., None]
+
+
+def write_keypoints(out, joints, scene):
+    """What a detector would write: openpose/, a folder beside each of poses, and keypoints.json of the training frames.
+
+    joints: {folder of frames: [(first frame number, (T, J, 3)), ...]}
+    """
+    for folder, clips in joints.items():
+        poses = out / "openpose" / re.sub(r"/\w+_(img|gt)", "", folder)  # train, val, test/<i>
+        poses.mkdir(parents=True)
+        for first_number, clip in clips:
+            for number, person in enumerate(clip, first_number):
+                people = [{"person_id": [-1], "pose_keypoints_2d": openpose_person(person)}] if person.any() else []
+                text = json.dumps({"version": 1.3, "people": people})
+                (poses / f"frame{number:06d}_keypoints.json").write_text(text)
+    train = joints["train/train_img"]
+    names = [f"train/train_img/frame{first + t:06d}.png" for first, clip in train for t in range(len(clip))]
+    people = [person[None] if person.any() else person[:0] for _, clip in train for person in clip]
+    info = {"limb": LINE * scene.height, "least": 0, "min_confidence": 0.5}
+    write_coco(out / "keypoints.json", names, people, scene.height, scene.width, info)
 
 
 def write_dataset(out, args):
     """Write train, val and test below a new folder. Each sequence has its own seed: (seed, split, index)."""
+    scene = Scene(args.height, args.width, args.height_factor, tuple(args.offset), args.camera_height,
+                  args.camera_distance, CLOTHES if args.colors is None else other_clothes(args.colors))
     sequences = [(("train/train_img", "train/train_label"), args.train_frames // args.train_clips + (
         clip < args.train_frames % args.train_clips), (args.seed, 0, clip), clip * CLIP_OFFSET, args.broken_poses)
         for clip in range(args.train_clips)]
     sequences += [(("val/val_img", "val/val_label"), args.val_frames, (args.seed, 1, 0), 0, 0)]
     sequences += [((f"test/test_gt/{index}", f"test/test_label/{index}"), args.test_frames, (args.seed, 2, index), 0,
                    args.broken_poses if index == 0 else 0) for index in range(args.test_sequences)]
+    joints = {}
     with tqdm(total=sum(sequence[1] for sequence in sequences), unit="frame", desc="drawing") as progress:
         for folders, *rest in sequences:
-            write_sequence([out / folder for folder in folders], *rest, (args.height, args.width), progress)
+            clip = write_sequence([out / folder for folder in folders], *rest, scene, args.leg_factor, progress)
+            joints.setdefault(folders[0], []).append((rest[2], clip))
     for truth in (out / "test/test_gt").glob("*/frame000000.png"):
         given = out / "test/test_img" / truth.parent.name
         given.mkdir(parents=True)
         (given / truth.name).write_bytes(truth.read_bytes())
-    text = json.dumps({name: v for name, v in vars(args).items() if name != "out"}, indent=1) + "\n"
-    (out / MARKER).write_text(text, encoding="utf-8")
+    if args.keypoints:
+        write_keypoints(out, joints, scene)
 
 
 def check(args):
@@ -208,13 +219,14 @@ def check(args):
                          f"2 to {CLIP_OFFSET - 100} each, at most 100 clips")
     if not 0 <= args.broken_poses < 1:
         raise ValueError(f"--broken_poses {args.broken_poses} is not a share from 0 to below 1")
-    if args.out.exists() and any(args.out.iterdir()):  # a file is no folder: OSError
-        if not args.overwrite:
-            raise ValueError(f"{args.out} is not empty (--overwrite replaces a set that this script made)")
-        inside = [path for split in SPLITS for path in (args.out / split).rglob("*")]
-        if not (args.out / MARKER).is_file() or not all(
-                re.fullmatch(OURS, path.relative_to(args.out).as_posix()) and not path.is_symlink() for path in inside):
-            raise ValueError(f"{args.out} holds files that this script did not write: choose another folder")
+    for name, (_, least, most, _) in NUMBERS.items():
+        if not least <= getattr(args, name) <= most:
+            raise ValueError(f"--{name} {getattr(args, name)} is not between {least} and {most}")
+    if not all(-1.5 <= value <= 1.5 for value in args.offset):
+        raise ValueError(f"--offset {args.offset[0]} {args.offset[1]} is not within 1.5 m of the middle of the stage")
+    if args.colors is not None and args.colors < 0:
+        raise ValueError(f"--colors {args.colors} is less than 0")
+    check_out(args.out, PROGRAM, args.overwrite)
 
 
 def main():
@@ -226,21 +238,21 @@ def main():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
     parser.add_argument("--broken_poses", type=float, default=0.01, metavar="SHARE",
                         help="share of poses that are blank or miss limbs, in training and in test sequence 0")
+    for name, (default, _, _, text) in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=float, default=default, metavar="X", help=text)
+    parser.add_argument("--offset", type=float, nargs=2, default=[0.0, 0.0], metavar=("X", "Z"),
+                        help="where he stands, m to the right and away from the camera")
+    parser.add_argument("--colors", type=int, metavar="SEED", help="other clothes, skin and hair, drawn from a seed")
+    parser.add_argument("--keypoints", action="store_true", help="also write his joints: OUT/openpose, a JSON a frame "
+                        "as OpenPose writes them, and OUT/keypoints.json for drive.py")
     parser.add_argument("--overwrite", action="store_true", help="replace a set that this script wrote into OUT before")
     args = parser.parse_args()
     try:
         check(args)
-        out = args.out.resolve()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".make_dataset_", dir=out.parent) as temporary:
-            write_dataset(Path(temporary, "new"), args)
-            out.mkdir(exist_ok=True)
-            for split in SPLITS:
-                if (out / split).exists():
-                    (out / split).rename(Path(temporary, split))  # deleted with the temporary folder
-            for path in Path(temporary, "new").iterdir():
-                path.replace(out / path.name)
-    except (OSError, ValueError) as problem:
+        settings = {name: value for name, value in vars(args).items() if name != "out"}
+        with new_dataset(args.out, PROGRAM, args.overwrite, settings) as new:
+            write_dataset(new, args)
+    except (InputError, OSError, ValueError) as problem:
         parser.error(str(problem))
     except KeyboardInterrupt:
         sys.exit("interrupted, nothing written")

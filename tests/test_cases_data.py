@@ -428,7 +428,7 @@ def test_no_locks_and_no_reserving_of_space(tmp_path, monkeypatch, capsys):
     def fail(*_, **__):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(modules.files, "lock_now", fail)
+    monkeypatch.setattr(modules.files.FileLock, "acquire", fail)
     monkeypatch.setattr(os, "posix_fallocate", fail, raising=False)
     write_numbered(tmp_path, "train", range(8))
     assert levels(make(tmp_path).frames) == [*range(8)]

@@ -19,6 +19,7 @@ import modules.options as options
 import Tester
 import Trainer
 from dataloader import Sequence
+from modules.files import lock_file
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.options import (
     COURSE_TESTER,
@@ -206,6 +207,17 @@ def test_on_a_drive_without_locks_and_syncing_both_programs_go_on(flags, dance, 
     paths = ["--save_root", tmp_path / "test", "--ckpt_path", tmp_path / "run/best.ckpt", "--cache_dir", tmp_path / "b"]
     tested = run_inside("Tester.py", "--DR", dance, *paths, "--no_baselines", "--pictures", "none")
     assert tested.returncode == 0 and "no locks on this drive" in tested.stderr, tested.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_lock_that_was_left_behind_on_such_a_drive_holds_nobody_off(tmp_path, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / ".lock").touch()  # by a run on another machine, or before the folder was moved here
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lock_file(tmp_path / ".lock"), lock_file(tmp_path / ".lock", wait=True):
+        assert "no locks on this drive" in capsys.readouterr().err
 
 
 # Q: output that goes away

@@ -1,5 +1,6 @@
 """Files from anybody, full disks, concurrent starts: one line and exit code 2, or a correct run; never a traceback."""
 
+import functools
 import os
 import random
 import shutil
@@ -75,6 +76,21 @@ JUNK = [None, -1, 10**30, float("nan"), float("inf"), "", "x" * 10**6, [], {}, T
         torch.eye(3).to_sparse(), torch.ones(2, device="meta"), [[[[[[]]]]]], {1: {2: {3: 4}}}]
 
 
+@functools.cache
+def loaded(path):
+    return torch.load(path, weights_only=True)
+
+
+def copy_of(path):
+    """The nested contents of a checkpoint, to be changed; the tensors are the same."""
+    def copied(value):
+        if isinstance(value, dict):
+            return {key: copied(item) for key, item in value.items()}
+        return [copied(item) for item in value] if isinstance(value, list) else value
+
+    return copied(loaded(path))
+
+
 def damage(rng, last, path):
     """Write a checkpoint with one random fault to `path`."""
     kind = rng.choice(["flip", "flip", "cut", "rekey", "replace", "replace", "replace"])
@@ -86,7 +102,7 @@ def damage(rng, last, path):
             data[rng.randrange(low, high)] = rng.randrange(256)
         path.write_bytes(data if kind == "flip" else data[: rng.randrange(len(data))])
         return kind
-    contents = torch.load(last, weights_only=True)
+    contents = copy_of(last)
     # a part first, then a place in it: else nearly every fault were in one of the many weights
     part = contents[rng.choice(["state_dict", "config", "training", "optimizer", "settings"])]
     container, key = rng.choice([*places(part), *[(contents, key) for key in contents]])

@@ -1,5 +1,6 @@
 """`scripts/make_dataset.py`, run as a user runs it: layout, determinism, agreement of pose and frame, bad input."""
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,33 @@ def test_out_that_cannot_be_a_folder_gives_one_line(tmp_path):
         result = run(out, train_frames=4, val_frames=2, test_frames=2)
         assert result.returncode == 2 and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_other_dancers_dance_the_same(made, tmp_path):
+    """Another height, legs, place, clothes and camera change the pictures; joints and pictures still agree."""
+    few = dict(train_frames=20, train_clips=1, val_frames=2, test_sequences=1, test_frames=2, broken_poses=0)
+    flags = ["--height_factor", "0.85", "--leg_factor", "1.1", "--offset", "0.5", "0.4", "--colors", "3",
+             "--camera_height", "1.3", "--camera_distance", "6.5", "--keypoints"]
+    assert run(tmp_path / "A", **few).returncode == 0
+    result = run(tmp_path / "B", *flags, **few)
+    assert result.returncode == 0, result.stderr
+    (a, b), (pose_a, pose_b) = ([pictures(tmp_path / name / f"train/train_{kind}") for name in "AB"]
+                                for kind in ("img", "label"))
+    assert (np.abs(a - b).mean((1, 2, 3)) > 2).all()
+    tall = [np.argwhere(pose.min(-1) < 200)[:, 0] for pose in (pose_a[0], pose_b[0])]
+    assert np.ptp(tall[1]) < np.ptp(tall[0])
+    people = json.loads((tmp_path / "B/keypoints.json").read_text())
+    assert len(people["images"]) == len(people["annotations"]) == 20
+    assert names(tmp_path / "B/openpose") == ["test", "train", "val"]
+    openpose = json.loads((tmp_path / "B/openpose/train/frame000000_keypoints.json").read_text())["people"][0]
+    joints = np.reshape(openpose["pose_keypoints_2d"], (25, 3))
+    found = joints[joints[:, 2] > 0]
+    ink = np.argwhere(pose_b[0].min(-1) < 250)[:, ::-1]
+    assert np.abs(ink[:, None] + 0.5 - found[:, :2]).max(-1).min(0).max() < 1.5, "on the skeleton"
+
+
+@pytest.mark.parametrize("flags", [["--height_factor", "3"], ["--offset", "9", "0"], ["--colors", "-1"],
+                                   ["--camera_height", "nan"]])
+def test_dancers_that_cannot_be_are_one_line(tmp_path, flags):
+    result = run(tmp_path / "data", *flags)
+    assert result.returncode == 2 and flags[0] in result.stderr and result.stderr.count("\n") == 1

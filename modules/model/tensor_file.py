@@ -83,12 +83,16 @@ def check_archive(file: BinaryIO, path: Path) -> None:
 
 
 def load(file: BinaryIO, zipped: bool) -> Any:
-    """torch.load, with a stand-in for every name at which it stops. (By its path it would look at the ending, too.)"""
+    """torch.load, with a stand-in for every name at which it stops. (By its path it would look at the ending, too.)
+
+    torch keeps the sparse tensors of a load that failed, and would judge the next one by them.
+    """
     file.seek(0)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(file) if zipped else []
     known = {name: stand_in(name) for name in names}
     for _ in range(MAX_TRIES):
         file.seek(0)
+        getattr(torch._utils, "_sparse_tensors_to_validate", []).clear()  # of a try that was ended, see above
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals([(k, name) for name, k in known.items()]):
                 warnings.simplefilter("ignore")

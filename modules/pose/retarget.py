@@ -1,0 +1,56 @@
+"""Make one person's keypoints fit another dancer and his camera, as in "Everybody Dance Now" (Chan et al. 2019).
+
+Over a whole clip it is measured where a person stands and how tall he is there, from ankles and head; the other's
+joints are then moved and scaled, all alike, so that both agree. Over a flat floor the ratio of two people's heights in
+the picture hardly depends on how far away they stand, so one number does where the paper has two, for near and for far.
+Arrays: T frames, J joints (x, y, confidence) in pixels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from modules.pose.skeleton import NAMES
+from modules.runtime import InputError
+
+ANKLES = [NAMES.index(f"{side}_ankle") for side in ("right", "left")]
+HIPS = [NAMES.index(f"{side}_hip") for side in ("right", "left")]
+HEAD = [NAMES.index(name) for name in NAMES if name.endswith(("nose", "eye", "ear"))]
+FEWEST_FRAMES = 2
+
+
+class Standing(NamedTuple):
+    """Where somebody stands and how tall he is there, over a clip, in pixels."""
+
+    across: float  # where his hips are on average
+    floor: float  # where his lower ankle is on average
+    height: float  # from there to the head, when he stands upright
+
+
+def find_standing(joints: np.ndarray, min_confidence: float, whose: str) -> Standing:
+    """Measure a clip (T, J, 3). InputError where ankles and head are never seen together."""
+    x, y = (np.where(joints[..., 2] >= max(min_confidence, 1e-9), joints[..., i], np.nan) for i in (0, 1))
+    usable = ~(np.isnan(y[:, ANKLES]).any(axis=1) | np.isnan(y[:, HEAD]).all(axis=1) | np.isnan(x[:, HIPS]).any(axis=1))
+    if usable.sum() < FEWEST_FRAMES:
+        raise InputError(f"{whose}: {usable.sum()} frames show both ankles, both hips and the head; expected "
+                         f"{FEWEST_FRAMES} or more, to see his height and the floor (--no_fit does without)")
+    x, y = x[usable], y[usable]
+    floors, heads = y[:, ANKLES].max(axis=1), np.nanmean(y[:, HEAD], axis=1)
+    across, floor = middle(x[:, HIPS].mean(axis=1)), middle(floors)
+    near = np.argsort(np.abs(floors - floor), kind="stable")[: max(1, len(floors) // 2)]
+    return Standing(across, floor, float(np.quantile((floors - heads)[near], 0.75)))
+
+
+def middle(values: np.ndarray) -> float:
+    """The mean without the farthest twentieth on either side, where a detector may have erred."""
+    low, high = np.quantile(values, [0.05, 0.95])
+    return float(values[(values >= low) & (values <= high)].mean())
+
+
+def fit_to(joints: np.ndarray, source: Standing, target: Standing) -> np.ndarray:
+    """Joints (T, J, 3) of one who stands as `source`, as if it were `target`. Left stays left."""
+    scale = target.height / max(source.height, 1e-6)
+    fitted = joints.copy()
+    fitted[..., 0] = target.across + scale * (joints[..., 0] - source.across)
+    fitted[..., 1] = target.floor + scale * (joints[..., 1] - source.floor)
+    return fitted
