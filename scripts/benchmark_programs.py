@@ -263,6 +263,7 @@ def draw_bars(rows: list[dict], path: Path) -> None:
         axis.bar_label(bars, labels=[number(value) for value in values], padding=2, fontsize=7)
     axis.set(xscale="log", yticks=range(len(rows)), yticklabels=[row["name"] for row in rows], xlabel="seconds")
     axis.set_xlim(right=1.6 * axis.get_xlim()[1])  # room for the last number
+    axis.margins(y=0.01)
     axis.invert_yaxis()
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
     save_figure(figure, path)

@@ -84,17 +84,22 @@ def make_table(runs: list[dict]) -> list[list[str]]:
 def draw_runs(runs: list[dict], path: Path) -> None:
     """PSNR over seconds of training on a logarithmic axis, two dots a run; lines at the targets."""
     figure, (axis,) = new_figure(size=(5, 3))
+    from matplotlib.ticker import LogFormatter
+
     seconds = [run["train_seconds"] for run in runs]
     axis.scatter(seconds, [run["val_psnr"] for run in runs], 16, BLUE, label="validation", zorder=3)
     tested = [run for run in runs if run["test_psnr"]]
     means = [sum(run["test_psnr"].values()) / len(run["test_psnr"]) for run in tested]
     if tested:
-        axis.scatter([run["train_seconds"] for run in tested], means, 16, ORANGE, marker="^", label="held out", zorder=3)
+        seconds_tested = [run["train_seconds"] for run in tested]
+        axis.scatter(seconds_tested, means, 16, ORANGE, marker="^", label="held out", zorder=3)
     targets = sorted({run["target"] for run in runs})
     for target in targets:
         axis.axhline(target, color="0.4", linestyle=":", linewidth=1, zorder=1)
     axis.set(xscale="log", xlabel="seconds of training", ylabel="PSNR (dB)", title="Time to a score, one dot per run")
-    axis.margins(x=0.1, y=0.12)
+    axis.xaxis.set_major_formatter(LogFormatter())  # 20, not 2 x 10^1
+    axis.xaxis.set_minor_formatter(LogFormatter())
+    axis.margins(y=0.12)
     axis.set_xlim(left=min(seconds) / 1.5, right=max(seconds) * 1.5)
     low, high = axis.get_ylim()
     place = low
