@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -100,9 +101,13 @@ def write_film(path: Path, film: Film) -> str:
 
 def write_frames(path: Path, film: Film) -> None:
     """The film's frames themselves, exact, as compressed arrays (numpy.load): prediction, pose and, if known, truth."""
-    buffer = BytesIO()
-    known = {"truth": film.truth} if film.truth is not None else {}
-    np.savez_compressed(buffer, prediction=film.prediction, pose=film.pose, **known)
+    buffer, arrays = BytesIO(), {"prediction": film.prediction, "pose": film.pose}
+    if film.truth is not None:
+        arrays["truth"] = film.truth
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:  # numpy's own level is slow
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array)
     write_bytes(path, buffer.getbuffer())
 
 
