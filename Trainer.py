@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modules.options import parse_trainer, without_effect
-from modules.runtime import InputError, run_program
+from modules.runtime import InputError, leave, run_program
 
 FLAGS = run_program(parse_trainer) if __name__ == "__main__" else None  # errors in flags need not wait for torch
 
@@ -362,3 +362,4 @@ def main(args: argparse.Namespace | None = None) -> None:
 
 if __name__ == "__main__":
     run_program(main, FLAGS)
+    leave()

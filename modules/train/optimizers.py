@@ -107,33 +107,38 @@ def orthogonal_updates(means: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     by_shape: dict[tuple, list[int]] = {}
     for i, mean in enumerate(means):
         by_shape.setdefault(tuple(mean.shape), []).append(i)
+    # (out, kh kw in): the order of the columns does not matter, and channels_last weights lie like this
+    stacks = [torch.stack([means[i].permute(0, 2, 3, 1).flatten(1) for i in places]) for places in by_shape.values()]
     updates = list(means)
-    for (out, channels, kh, kw), places in by_shape.items():
-        # (out, kh kw in): the order of the columns does not matter, and channels_last weights lie like this
-        stacked = torch.stack([means[i].permute(0, 2, 3, 1).reshape(out, -1) for i in places])
-        size = 0.2 * max(stacked.shape[1:]) ** 0.5
-        for i, update in zip(places, orthogonalise(stacked, dtype) * size, strict=True):
-            updates[i] = update.reshape(out, kh, kw, channels).permute(0, 3, 1, 2)
+    for ((_, channels, kh, kw), places), stack in zip(by_shape.items(), orthogonalise(stacks, dtype), strict=True):
+        size = 0.2 * max(stack.shape[1:]) ** 0.5
+        for i, update in zip(places, stack * size, strict=True):
+            updates[i] = update.unflatten(1, (kh, kw, channels)).permute(0, 3, 1, 2)
     return updates
 
 
-def orthogonalise(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The nearest orthogonal matrices, nearly: (n, rows, columns) -> the same, singular values about 0.7 … 1.2.
+def orthogonalise(stacks: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """The nearest orthogonal matrices, nearly: (n, rows, columns) each -> the same, singular values about 0.7 … 1.2.
 
-    The iteration X <- Q X, Q = aI + bG + cG^2, is run on the small Gram matrix G = X X^T alone: G <- Q G Q. Only the
-    last product, with X itself, is computed in `dtype`: a G that is rounded to bfloat16 has eigenvalues below zero,
-    which the iteration drives to infinity.
+    The iteration X <- Q X, Q = aI + bG + cG^2, is run on the small Gram matrices G = X X^T alone, G <- Q G Q, those of
+    one size together. Only the last product, with X itself, is computed in `dtype`: a G that is rounded to bfloat16 has
+    eigenvalues below zero, which the iteration drives to infinity.
     """
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
-    gram = x @ x.mT
-    norm_squared = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-20
-    gram, product = gram / norm_squared, None
-    for iteration in range(ITERATIONS):
-        q = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
-        q.diagonal(dim1=1, dim2=2).add_(A)
-        product = q if product is None else q @ product
-        if iteration + 1 < ITERATIONS:
-            gram = q @ gram @ q
-    x = ((product / norm_squared.sqrt()).to(dtype) @ x.to(dtype)).float()
-    return x.mT if tall else x
+    wide = [x.mT if x.shape[1] > x.shape[2] else x for x in stacks]
+    by_size: dict[int, list[int]] = {}
+    for i, x in enumerate(wide):
+        by_size.setdefault(x.shape[1], []).append(i)
+    for places in by_size.values():
+        gram = torch.cat([wide[i] @ wide[i].mT for i in places])
+        norm_squared = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-20
+        gram, product = gram / norm_squared, None
+        for iteration in range(ITERATIONS):
+            q = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
+            q.diagonal(dim1=1, dim2=2).add_(A)
+            product = q if product is None else q @ product
+            if iteration + 1 < ITERATIONS:
+                gram = q @ gram @ q
+        products = (product / norm_squared.sqrt()).to(dtype).split([len(wide[i]) for i in places])
+        for i, product in zip(places, products, strict=True):
+            wide[i] = (product @ wide[i].to(dtype)).float()
+    return [x.mT if stack.shape[1] > stack.shape[2] else x for x, stack in zip(wide, stacks, strict=True)]
