@@ -174,7 +174,7 @@ def write_keypoints(out, joints, scene):
             for number, person in enumerate(clip, first_number):
                 people = [{"person_id": [-1], "pose_keypoints_2d": openpose_person(person)}] if person.any() else []
                 text = json.dumps({"version": 1.3, "people": people})
-                (poses / f"frame{number:06d}_keypoints.json").write_text(text)
+                (poses / f"frame{number:06d}_keypoints.json").write_text(text, encoding="utf-8")
     train = joints["train/train_img"]
     names = [f"train/train_img/frame{first + t:06d}.png" for first, clip in train for t in range(len(clip))]
     people = [person[None] if person.any() else person[:0] for _, clip in train for person in clip]

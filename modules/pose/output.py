@@ -47,7 +47,7 @@ def new_dataset(out: Path, program: str, overwrite: bool, settings: dict) -> Ite
         new.mkdir()
         old.mkdir()
         yield new
-        (new / marker(program)).write_text(json.dumps(settings, indent=1, default=str) + "\n")
+        (new / marker(program)).write_text(json.dumps(settings, indent=1, default=str) + "\n", encoding="utf-8")
         out.mkdir(exist_ok=True)
         for part in PARTS:
             if (out / part).exists():
