@@ -41,11 +41,11 @@ def latent_use(
         many = [x.expand(num_samples, *x.shape[1:]) for x in (frames[:, 0], poses)]
         samples = model.rollout(*many, noise=noise).frames
     kl = posterior.kl[0].mean(dim=0)  # (*latent) nats
-    told = score(posterior.frames).item()
+    posterior_psnr = score(posterior.frames).item()
     return {
         "kl": kl.sum().item(), "kl_per_dimension": kl.flatten(1).sum(dim=1).tolist(),
         "active": int((kl > ACTIVE).sum()), "units": kl.numel(),
-        "psnr_prior": prior, "psnr_posterior": told, "gain": told - prior,
+        "psnr_prior": prior, "psnr_posterior": posterior_psnr, "gain": posterior_psnr - prior,
         "psnr_sample": score(samples).mean().item(), "psnr_best_sample": score(samples).max().item(),
         "diversity": diversity(samples),
     }
