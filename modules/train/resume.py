@@ -35,7 +35,9 @@ PLAN = ("train_vi_len", "windows", "random_start", "persist", "shift_down", "shi
 # what the programs write into a --save_root
 WRITTEN = ("metrics.csv", "validation.json", "environment.json", "best.ckpt", "last.ckpt", "epoch=*.ckpt",
            "figures/*.png", "figures/*.gif", "figures/*.mp4", "tensorboard/events.out.tfevents.*", "curves/*.*",
-           "report.html", "test/metrics.json", "test/submission.csv", "test/pred_seq*.gif", "test/seq*/*.*")
+           "report.html", *(place + name for place in ("", "test/") for name in (
+               "metrics.json", "submission.csv", "pred_seq*.gif", "seq*/frames.npz", "seq*/*.gif", "seq*/panel.*",
+               "seq*/psnr_per_frame.png")))
 MAX_BAD_STEPS = 20  # in a row whose loss or gradient is not finite, until a run stops
 
 
