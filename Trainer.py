@@ -308,9 +308,9 @@ class Trainer:
         return "\n".join(lines)
 
 
-def planned(args: argparse.Namespace, frames: int = COURSE_FRAMES) -> Schedules:
-    """The schedules of a run on so many training frames in one clip."""
-    windows = [int(frames * data_share(args, epoch)) // args.train_vi_len for epoch in range(args.num_epoch)]
+def planned(args: argparse.Namespace) -> Schedules:
+    """The schedules of a run on the course's training frames, taken as one clip."""
+    windows = [int(COURSE_FRAMES * data_share(args, epoch)) // args.train_vi_len for epoch in range(args.num_epoch)]
     return Schedules(args, [args.epoch_steps or max(1, count // args.batch_size) for count in windows])
 
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 MODULES = sorted((ROOT / "modules").rglob("*.py"))
+SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("*.py")}  # they import each other by these names
 
 
 def name_of(path):
@@ -22,7 +23,7 @@ def imports(path):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    known = {name_of(p) for p in MODULES} | {"dataloader", "Trainer", "Tester"}
+    known = {name_of(p) for p in MODULES} | {"dataloader", "Trainer", "Tester"} | SCRIPTS
     return found & known
 
 
@@ -39,8 +40,7 @@ def test_prediction_scores_and_pictures_know_nothing_of_training():
 
 def test_no_module_imports_an_entry_point_or_a_script():
     for path in MODULES:
-        assert not imports(path) & {"Trainer", "Tester"}, path.name
-        assert "scripts" not in path.read_text().split("import")[0] or "from scripts" not in path.read_text(), path.name
+        assert not imports(path) & {"Trainer", "Tester", *SCRIPTS}, path.name
 
 
 def test_there_is_no_circle():
