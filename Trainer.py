@@ -152,8 +152,9 @@ class Trainer:
         if skipped:
             print(f"epoch {epoch}: {skipped} of {steps} steps skipped: their loss or gradient was not finite")
         return {
-            "epoch": epoch, "loss": loss, "mse": mse, "kl": kl, "beta": now.beta, "tfr": now.tfr, "lr": now.lr,
-            "val_psnr": None, "seconds": time.perf_counter() - begin, "frames_per_second": progress.rate(frames),
+            "epoch": epoch, "loss": loss, "mse": mse, "kl": kl, "beta": now.beta, "tfr": now.tfr,
+            "posterior_share": now.posterior_share, "lr": now.lr, "val_psnr": None,
+            "seconds": time.perf_counter() - begin, "frames_per_second": progress.rate(frames),
         }
 
     def fit(self) -> None:
@@ -315,7 +316,7 @@ def planned(args: argparse.Namespace) -> Schedules:
 
 
 def dry_run(args: argparse.Namespace) -> None:
-    """Print the flags and write <save_root>/dry_run: beta.png, tfr.png, lr.png and schedules.csv. No data is read."""
+    """Print the flags and write <save_root>/dry_run: schedules.csv and its pictures. No data is read."""
     from modules.show.curves import draw_schedules
 
     for key, value in sorted(vars(args).items()):
@@ -324,10 +325,10 @@ def dry_run(args: argparse.Namespace) -> None:
     schedules = planned(args)
     rows, folder = schedules.table(), Path(args.save_root) / "dry_run"
     write_text(folder / "schedules.csv", to_csv([list(rows[0]), *(row.values() for row in rows)]))
-    draw_schedules(rows, folder)
+    pictures = draw_schedules(rows, folder)
     print(schedules.describe())
     print(f"{schedules.total:,} optimizer steps with the course's {COURSE_FRAMES:,} training frames.")
-    print(f"Wrote {folder}: schedules.csv, beta.png, tfr.png, lr.png. Nothing was trained.")
+    print(f"Wrote {folder}: schedules.csv, {', '.join(pictures)}. Nothing was trained.")
 
 
 def main(args: argparse.Namespace | None = None) -> None:
