@@ -194,7 +194,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--posterior_share", type=share, default=1.0,
         help="share of a batch whose z is drawn from the posterior; the others take the prior's mean")
     add("--posterior_end", type=share,
-        help="that share at the end of the run, to which it goes in a straight line (default: --posterior_share)")
+        help="that share at the end of the run, to which it goes in a straight line; where only --posterior_share is "
+             "given, the same")
     add("--tfr_rule", default="start", **one_of("start", "interval"),
         help="start: from epoch --tfr_sde on, one --tfr_d_step every epoch (the template's help); interval: one every "
              "--tfr_sde epochs (the report)")
@@ -208,6 +209,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
              "--no-random_start: it is the window's first)")
     add("--persist", type=unit_float, default=0.0,
         help="chance that a clip goes on from its own last generated frame in the next step")
+    add("--hide_poses", type=unit_float, default=0.0,
+        help="chance that such a clip, where it goes on with the poses that follow, does not see them: it learns to go "
+             "on from its last frame where a pose is missing")
     add("--shift_down", type=natural, default=0, help="move clips up or down by up to so many pixels")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")
     add("--lr_schedule", default="multistep", **one_of("cosine", "multistep", "constant"),
@@ -280,7 +284,8 @@ def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
     """Trainer.py's flags, complete. The preset's values are defaults: a flag on the command line wins."""
     args = parse(trainer_parser(find_preset(argv)), argv)
     args.frame_H, args.frame_W = args.frame_H or 32, args.frame_W or 64
-    args.posterior_end = args.posterior_end or args.posterior_share
+    if args.posterior_end is None or ("posterior_share" in args.given and "posterior_end" not in args.given):
+        args.posterior_end = args.posterior_share
     if not args.DR and not args.dry_run:
         raise InputError("--DR is needed: the data set, the folder that holds train/, val/ and test/")
     if args.test and not args.ckpt_path:
@@ -324,7 +329,9 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
     template_order = args.windows == "template"
     one_step = args.train_vi_len == 2 and args.tf_decides == "feed"
     rules = (
-        (("random_start", "persist", "shift_down", "shift_right"), template_order, "with --windows template"),
+        (("random_start", "persist", "hide_poses", "shift_down", "shift_right"), template_order,
+         "with --windows template"),
+        (("hide_poses",), args.persist == 0, "with --persist 0"),
         (("posterior_share", "posterior_end"), args.z_from == "prior", "with --z_from prior"),
         (("tfr_rule", "tfr_sde", "tfr_d_step"), args.tfr == 0, "with --tfr 0"),
         (("tfr", "tfr_rule", "tfr_sde", "tfr_d_step"), one_step and args.tfr > 0,
