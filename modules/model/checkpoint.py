@@ -154,7 +154,7 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
 
 
 class NoFirstValues(TorchFunctionMode):
-    """Within, no normal numbers are drawn: of tensors without memory torch would import its compiler and sympy for it, a
+    """Within, no normal numbers are drawn. For tensors without memory torch would import its compiler and sympy: a
     second."""
 
     def __torch_function__(self, function, types, arguments=(), options=None):
