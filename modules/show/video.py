@@ -33,12 +33,13 @@ def save_gif(path: Path, images: np.ndarray, frames_per_second: float = FRAMES_P
                 palette[indices[0, 0], 2] ^= 1
                 shown = palette[indices]
             picture = Image.fromarray(indices)
-            picture.putpalette(palette.tobytes())
+            picture.putpalette(palette[: int(indices.max()) + 1].tobytes())
             pictures.append(picture)
             before = shown
     buffer = io.BytesIO()
     duration = round(1000 / frames_per_second)
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+    options = {"duration": duration, "loop": 0, "optimize": False}  # to look for what stays alike takes too long
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], **options)
     write_bytes(path, buffer.getvalue())
 
 
