@@ -92,7 +92,7 @@ def write_strip(path: Path, film: Film) -> None:
 def write_film(path: Path, film: Film) -> str:
     """All panels of a film as an MP4; as a GIF where that can't be done, with the reason."""
     panels = Panels(film)
-    problem = save_mp4(path, panels)
+    problem = save_mp4(path, panels.planes())
     if problem:
         save_gif(path.with_suffix(".gif"), np.stack(list(panels)))
         problem += f"; {path.with_suffix('.gif').name} is there instead"
