@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -152,6 +153,6 @@ def count_frames(ffmpeg: str, film: Path) -> int:
     """Frames that a film's container holds; 0 where it cannot be opened. None is decoded: that would take a quarter of
     the time that the film took."""
     command = [ffmpeg, "-loglevel", "error", "-i", str(film), "-map", "0:v:0", "-c", "copy", "-f", "null", "-nostats",
-               "-progress", "-", "-"]
+               "-progress", "pipe:1", os.devnull]
     said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).stdout
     return max((int(line[6:]) for line in said.splitlines() if line.startswith(b"frame=")), default=0)
