@@ -54,7 +54,7 @@ def main(args: argparse.Namespace | None = None) -> None:
     models, (height, width) = load_models(args)
     options = {"cache_dir": args.cache_dir, "workers": args.num_workers, "skip_bad": args.skip_bad}
     sequences = Dataset_Dance(args.DR, "test", height, width, **options).sequences
-    truth = find_truth(args.DR, args.gt, sequences)
+    truth = find_truth(args.DR, args.gt, sequences, args.cache_dir, args.num_workers)
 
     latent = f"{args.num_samples} samples of the prior" if args.num_samples else "the prior's mean"
     lengths = ", ".join(str(len(sequence.poses)) for sequence in sequences)

@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 from dataloader import Sequence
 from modules.runtime import InputError
 from modules.show import pictures
-from modules.show.panels import BORDER, ERROR_FULL, GREEN, LINE, PAPER, RED, SCALE, Film, Panels, error_map
+from modules.show.panels import BORDER, ERROR_FULL, GREEN, LINE, PAPER, RED, SCALE, Film, Panels, error_map, to_yuv
 from modules.show.pictures import Job, draw, sequence_jobs
 from modules.show.validation import draw_validation, score_validation
 
@@ -86,6 +86,18 @@ def test_the_film_shows_every_frame(film, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"val0.png", "val0.mp4"}
     check_film(read_film(tmp_path / "val0.mp4"), 25)  # H.264 stores colour at half the resolution
     check_film(np.stack(list(Panels(film))), 0)
+
+
+@pytest.mark.parametrize("height,width", [(8, 16), (9, 131)], ids=["magnified by 4", "odd sides by 3"])
+def test_the_planes_of_a_film_are_its_panels_in_the_colours_of_films(height, width):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 3, height, width, 3), dtype=np.uint8)
+    panels = Panels(Film("s", *frames, [30.0, 40.0]))
+    assert to_yuv(np.array([[255] * 3, [0] * 3], np.uint8)).tolist() == [[235, 16], [128, 128], [128, 128]]
+    for panel, frame in zip(panels, panels.planes(), strict=True):
+        height, width, _ = panel.shape
+        luma, *colors = to_yuv(panel)
+        assert height % 2 == width % 2 == 0 and np.array_equal(frame[:height], luma)
+        assert np.array_equal(frame[height:].ravel(), np.stack(colors)[:, ::2, ::2].ravel())
 
 
 def test_captions_differ_from_frame_to_frame(film):

@@ -15,41 +15,47 @@ from torch import Tensor
 from dataloader import Sequence
 from modules.data.layout import truth_places
 from modules.data.pairing import Faults, numbered_pictures
-from modules.data.picture_cache import UnreadablePictures
-from modules.data.reading import Reading, agree, differ, read_picture
+from modules.data.picture_cache import cached_pictures, default_cache_dir
 from modules.runtime import InputError
 
 MAX_CHARACTERS = 64  # of one number in a text file, the space after it included
 
 
-def find_truth(root: str, given: str | None, sequences: list[Sequence]) -> list[Tensor | None]:
+def find_truth(
+    root: str, given: str | None, sequences: list[Sequence], cache_dir: str | None = None, workers: int = 1
+) -> list[Tensor | None]:
     """True frames of every sequence, (T, 3, H, W), the first frame included; None where there are none.
 
     given: --gt, a folder or gt.csv. Otherwise `<root>/test/test_gt`, then Demo_Test beside the data set or in the
-    working directory.
+    working directory. cache_dir: for decoded pictures; workers: threads that decode.
     """
+    cache = Path(cache_dir) if cache_dir else default_cache_dir()
+
+    def read(folder: Path) -> list[Tensor | None]:
+        return [read_one(folder, sequence, cache, workers) for sequence in sequences]
+
     if given is not None:
         source = Path(given)
         if source.is_file():
             return read_kaggle(source, sequences)
         if not source.is_dir():
             raise InputError(f"--gt {source}: not found; expected a folder of <i>/*.png or GT<i>.csv, or gt.csv")
-        truth = [read_one(source, sequence) for sequence in sequences]
+        truth = read(source)
         if all(frames is None for frames in truth):
             raise InputError(f"--gt {source}: holds neither <i>/*.png nor GT<i>.csv for any test sequence")
         return truth
     for folder in truth_places(root):
-        truth = [read_one(folder, sequence) for sequence in sequences]
+        truth = read(folder)
         if any(frames is not None for frames in truth):
             return truth
     return [None] * len(sequences)
 
 
-def read_one(folder: Path, sequence: Sequence) -> Tensor | None:
+def read_one(folder: Path, sequence: Sequence, cache: Path, workers: int) -> Tensor | None:
     """One sequence's truth from `folder`, or None if it isn't there."""
     T, _, height, width = sequence.poses.shape
     if os.path.isdir(folder / sequence.name):
-        return read_pictures(folder / sequence.name, sequence)
+        return read_pictures(folder / sequence.name, sequence, cache, workers)
     path = folder / f"GT{sequence.name}.csv"
     if not os.path.isfile(path):
         return None
@@ -65,7 +71,7 @@ def read_one(folder: Path, sequence: Sequence) -> Tensor | None:
     return torch.from_numpy(values.reshape(tuple(sequence.poses.shape)).clip(0, 1))
 
 
-def read_pictures(folder: Path, sequence: Sequence) -> Tensor:
+def read_pictures(folder: Path, sequence: Sequence, cache: Path, workers: int) -> Tensor:
     """True frames from pictures, each paired with the pose of its number; the given frame may be missing."""
     faults = Faults()
     files = numbered_pictures(folder, faults)
@@ -87,25 +93,10 @@ def read_pictures(folder: Path, sequence: Sequence) -> Tensor:
         files = {number: files[number] for number in numbers if number in files}
     elif len(files) != T:
         raise InputError(f"{folder}: {len(files)} true frames; expected {T}, one per pose")
-    frames = read_alike(list(files.values()), *sequence.poses.shape[2:])
+    name = f"{folder.parent.name}/{folder.name}"
+    pictures = cached_pictures(list(files.values()), *sequence.poses.shape[2:], cache, workers, name)
+    frames = torch.from_numpy(np.array(pictures))
     return frames if len(frames) == T else torch.cat([sequence.frames[:1], frames])  # the given one, never scored
-
-
-def read_alike(files: list[Path], height: int, width: int) -> Tensor:
-    """Pictures (N, 3, H, W), read the way that they agree on. One error tells all that cannot be read."""
-    wanted: dict[Path, Reading] = {}
-    faults, pictures = {}, {}
-    for path in files:
-        try:
-            pictures[path] = read_picture(path, height, width, wanted)
-        except InputError as error:
-            faults[path] = str(error).removeprefix(f"{path}: ")
-    if faults:
-        raise UnreadablePictures(faults)
-    reading = agree(wanted.values())
-    for path in (path for path, own in wanted.items() if differ(own, reading)):
-        pictures[path] = read_picture(path, height, width, None, reading)
-    return torch.from_numpy(np.stack([pictures[path] for path in files]))
 
 
 def check_size(path: Path, numbers: int) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from modules.files import write_bytes
 from modules.model.find_weights import find_weights, listed, shown, warn
@@ -147,10 +148,20 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
         for name, value in sizes.items()
     ):
         raise InputError(f"{path}: its 'config' does not describe a model with channels of 1 … {MAX_CHANNELS}")
-    with torch.device("meta"):
+    with torch.device("meta"), NoFirstValues():
         model = build_model(sizes, frame_size, f"{path}: its 'config'")
     check_weights(model, state, path)
     return model.config, (frame_size[0], frame_size[1])
+
+
+class NoFirstValues(TorchFunctionMode):
+    """Within, no normal numbers are drawn. For tensors without memory torch would import its compiler and sympy: a
+    second."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if function in (Tensor.normal_, torch.nn.init.normal_):
+            return arguments[0] if arguments else options["tensor"]
+        return function(*arguments, **(options or {}))
 
 
 def has_config(contents: dict[str, Any]) -> bool:

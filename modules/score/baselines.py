@@ -23,22 +23,28 @@ CHUNK = 4096  # training poses compared at once
 
 
 def trivial_predictions(
-    sequence: Sequence, truth: Tensor, training: Dataset_Dance | None, nearest: Tensor | None = None
+    sequence: Sequence, truth: Tensor, training: Dataset_Dance | None, nearest: Tensor | None = None,
+    mean: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The baselines of one sequence, (T, 3, H, W) each, frame 1 the given one. truth: (T, 3, H, W).
 
-    training: the training set, for the two baselines that are made of it; None leaves them out. nearest: what
-    `nearest_poses` says of all poses but the first, where that is known.
+    training: the training set, for the two baselines that are made of it; None leaves them out. Where they are known,
+    nearest: what `nearest_poses` says of all poses but the first; mean: of all training frames.
     """
     T, first = len(truth), sequence.frames[:1]
     predictions = {"first_frame": first.expand(T, -1, -1, -1)}
     if training is not None:
-        mean = training.frames.sum(dim=0, dtype=torch.float32) / (255 * len(training.frames))
+        mean = mean_frame(training) if mean is None else mean
         predictions["training_mean"] = torch.cat([to_float(first), mean.expand(T - 1, -1, -1, -1)])
         nearest = nearest_poses(sequence.poses[1:], training.poses) if nearest is None else nearest
         predictions["nearest_pose"] = torch.cat([first, training.frames[nearest]])
     predictions["previous_true_frame"] = torch.cat([truth[:1], truth[:-1]])
     return predictions
+
+
+def mean_frame(training: Dataset_Dance) -> Tensor:
+    """The mean of all training frames: (3, H, W) float32."""
+    return training.frames.sum(dim=0, dtype=torch.float32) / (255 * len(training.frames))
 
 
 def nearest_poses(poses: Tensor, training_poses: Tensor) -> Tensor:
@@ -71,15 +77,16 @@ def compare(
     predicted: (samples, T, 3, H, W) each; truth: (T, 3, H, W) or None; trivial: with baselines.
     """
     known = [item for item in zip(sequences, predicted, truth, strict=True) if item[2] is not None]
-    nearest = [None] * len(known)
+    nearest, mean = [None] * len(known), None
     if trivial and training is not None and known:  # of all sequences at once: the training set is read once
         poses = [sequence.poses[1:] for sequence, _, _ in known]
         nearest = nearest_poses(torch.cat(poses), training.poses).split([len(x) for x in poses])
+        mean = mean_frame(training)
     compared = {}
     for (sequence, frames, true_frames), near in zip(known, nearest, strict=True):
         rows = {"model": all_scores(frames, true_frames)}
         if trivial:
-            baselines = trivial_predictions(sequence, true_frames, training, near)
+            baselines = trivial_predictions(sequence, true_frames, training, near, mean)
             rows |= {key: all_scores(prediction[None], true_frames) for key, prediction in baselines.items()}
         compared[sequence.name] = rows
     return compared

@@ -5,6 +5,7 @@ generated frames. The error is the mean absolute difference over the channels, o
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ STOPS = ((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), 
          (249, 201, 50), (252, 255, 164))
 HEAT = np.stack([np.interp(np.linspace(0, len(STOPS) - 1, 256), range(len(STOPS)), channel)
                  for channel in zip(*STOPS, strict=True)], axis=1).round().astype(np.uint8)
+# films store brightness (16 … 235) and two differences of colour (16 … 240), ITU-R BT.601: rows; of red, green and blue
+YUV = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], np.float32) / 255
+YUV_ZERO = np.array([[16], [128], [128]], np.float32)
 
 
 class Film(NamedTuple):
@@ -39,6 +43,15 @@ def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return colors[error]
 
 
+def to_yuv(images: np.ndarray) -> np.ndarray:
+    """(…, 3) uint8 of red, green and blue -> (3, …) uint8 of what films store."""
+    colors = images.reshape(-1, 3).T.astype(np.float32)
+    return (YUV @ colors + (YUV_ZERO + 0.5)).astype(np.uint8).reshape(3, *images.shape[:-1])
+
+
+GREY_LUMA = to_yuv(np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1))[0]
+
+
 class Panels:
     """The panels of one film: `panels[t]` is frame t (0-based) as (height, width, 3) uint8, both sides even.
 
@@ -52,21 +65,47 @@ class Panels:
         self.psnr = None if film.psnr is None else [np.inf, *film.psnr]
         height, width = film.prediction.shape[1:3]
         self.scale = max(1, min(scale, WIDEST // width))
-        self.cell = (height * self.scale + 2 * BORDER, width * self.scale + 2 * BORDER)
+        self.large = (height * self.scale, width * self.scale)
+        self.cell = tuple(side + side % 2 + 2 * BORDER for side in self.large)
 
     def __len__(self) -> int:
         return len(self.columns["prediction"])
 
     def __getitem__(self, t: int) -> np.ndarray:
         panel = self.blank[t > 0].copy()
-        for i, pictures in enumerate(self.columns.values()):
-            left, top = i * self.cell[1] + BORDER, LINE + BORDER
-            panel[top : LINE + self.cell[0] - BORDER, left : (i + 1) * self.cell[1] - BORDER] = self._large(pictures[t])
+        cells = panel[LINE : LINE + self.cell[0]].reshape(self.cell[0], len(self.columns), self.cell[1], 3)
+        self._fill(cells, np.stack([pictures[t] for pictures in self.columns.values()], axis=1))
         write_text(panel[LINE + self.cell[0] :], BORDER, self._caption(t))
-        return panel[: len(panel) // 2 * 2, : panel.shape[1] // 2 * 2]  # H.264 wants even sides
+        return panel
 
     def __iter__(self):
         return (self[t] for t in range(len(self)))
+
+    def planes(self) -> Iterator[np.ndarray]:
+        """The same as films store it, in a third of the time: (height * 3 / 2, width) uint8, first the brightness, then
+        the differences of colour, at half the height and width. Each takes the place of the one before."""
+        height, width = self.blank[0].shape[:2]
+        frame = np.empty((height * 3 // 2, width), np.uint8)
+        planes = [frame[:height], *frame[height:].reshape(2, height // 2, width // 2)]
+        for t in range(len(self)):
+            if t < 2:
+                for plane, blank, step in zip(planes, to_yuv(self.blank[t]), (1, 2, 2), strict=True):
+                    plane[:] = blank[::step, ::step]
+            pictures = to_yuv(np.stack([pictures[t] for pictures in self.columns.values()], axis=1))
+            for plane, picture, step in zip(planes, pictures, (1, 2, 2), strict=True):
+                rows = plane[LINE // step : (LINE + self.cell[0]) // step]
+                self._fill(rows.reshape(len(rows), len(self.columns), -1), picture, step)
+            caption = self.blank[t > 0][LINE + self.cell[0] :, :, :1].copy()  # black on white: no colour in it
+            write_text(caption, BORDER, self._caption(t))
+            planes[0][LINE + self.cell[0] :] = GREY_LUMA[caption[..., 0]]
+            yield frame
+
+    def _fill(self, cells: np.ndarray, pictures: np.ndarray, step: int = 1) -> None:
+        """Magnify pictures (H, columns, W, …) into their cells, of which every step-th pixel is there."""
+        rows, columns = (np.arange(0, side, step) // self.scale for side in self.large)
+        pictures = pictures.take(columns, axis=2).take(rows, axis=0)
+        top = BORDER // step
+        cells[top : top + len(pictures), :, top : top + pictures.shape[2]] = pictures
 
     @functools.cached_property
     def blank(self) -> list[np.ndarray]:
@@ -90,7 +129,7 @@ class Panels:
         for name, pictures in self.columns.items():
             cells = [self._frame(name, t) for t in chosen]
             for cell, t in zip(cells, chosen, strict=True):
-                cell[BORDER:-BORDER, BORDER:-BORDER] = self._large(pictures[t])
+                self._fill(cell[:, None], pictures[t][:, None])
             rows.append(np.concatenate(cells, axis=1))
         above, below, scores = (blank_line(rows[0].shape[1]) for _ in range(3))
         write_text(above, BORDER, " / ".join(self.columns) + (f"    {error_legend()}" if self.psnr else ""))
@@ -99,9 +138,6 @@ class Panels:
             if self.psnr:
                 write_text(scores, i * self.cell[1] + BORDER, "given" if t == 0 else f"{self.psnr[t]:.1f} dB")
         return np.concatenate([above, *rows, below, scores])
-
-    def _large(self, picture: np.ndarray) -> np.ndarray:
-        return picture.repeat(self.scale, axis=1).repeat(self.scale, axis=0)
 
     def _frame(self, name: str, t: int) -> np.ndarray:
         """An empty cell inside its border; only the frames themselves have a coloured one."""

@@ -92,7 +92,7 @@ def write_strip(path: Path, film: Film) -> None:
 def write_film(path: Path, film: Film) -> str:
     """All panels of a film as an MP4; as a GIF where that can't be done, with the reason."""
     panels = Panels(film)
-    problem = save_mp4(path, panels)
+    problem = save_mp4(path, panels.planes())
     if problem:
         save_gif(path.with_suffix(".gif"), np.stack(list(panels)))
         problem += f"; {path.with_suffix('.gif').name} is there instead"
@@ -112,12 +112,12 @@ def write_frames(path: Path, film: Film) -> None:
 
 
 def draw(jobs: list[Job], title: str = "pictures") -> None:
-    """Do all jobs, the longest first, with a bar in frames.
+    """Do all jobs, the longest first, and before them the figures, as matplotlib starts slowly. A bar counts frames.
 
     One warning line for each kind of problem; InputError where a file could not be written, after all others have been.
     """
     waiting, results = queue.SimpleQueue(), queue.Queue(1)  # 1: what a dead process left does not pile up here
-    for job in sorted(jobs, key=lambda job: -job.frames):
+    for job in sorted(jobs, key=lambda job: (job.function is not draw_figures, -job.frames)):
         waiting.put(job)
     work = sum(job.frames for job in jobs)
     processes = min(len(jobs), usable_cores(), work // WORTH_A_PROCESS)
