@@ -211,8 +211,10 @@ class Dataset_Dance(Dataset):
             self._cut()
             loaded, _ = self._load_all({name: [files[key] for key in self._keys] for name, files in kinds.items()})
         frames, poses = loaded.values()
-        self._constant = {"frames": warn_if_constant(frames, self.folder / f"{self.mode}_img"),
-                          "poses": warn_if_constant(poses, self.folder / f"{self.mode}_label")}
+        constant = {name: find_constant(pictures) for name, pictures in loaded.items()}
+        shares = [warn_if_constant(pictures, constant[name], self.folder / name) for name, pictures in loaded.items()]
+        self._constant = dict(zip(("frames", "poses"), shares, strict=True))
+        show_again(poses, constant[f"{self.mode}_label"], self._clips)
         return frames, poses
 
     @cached_property
@@ -239,7 +241,9 @@ class Dataset_Dance(Dataset):
                     stand_in = stand_in if path in broken else path
                     chosen.append(stand_in)
                 loaded[name] = self._load(chosen, name)
-            warn_if_constant(loaded[name], self.folder / name)
+            constant = find_constant(loaded[name])
+            warn_if_constant(loaded[name], constant, self.folder / name)
+            show_again(loaded[name], constant, [(0, len(loaded[name]))])
         if not self._tests:
             raise InputError(f"{self.folder / 'test_img'}: no first frame can be read; expected PNG pictures")
         return [
@@ -248,13 +252,24 @@ class Dataset_Dance(Dataset):
         ]
 
 
-def warn_if_constant(pictures: Tensor, folder: Path) -> float:
+def find_constant(pictures: Tensor) -> list[int]:
+    """Which pictures (N, 3, H, W) show one colour only."""
+    spreads = [part.flatten(2).amax(dim=2) - part.flatten(2).amin(dim=2) for part in pictures.split(4096)]  # (n, 3)
+    return (torch.cat(spreads) <= CONSTANT).all(dim=1).nonzero().flatten().tolist()
+
+
+def show_again(poses: Tensor, constant: list[int], clips: list[tuple[int, int]]) -> None:
+    """In place of a pose that shows nobody the one before it in its clip [begin, end), as if he stood still: a blank
+    picture would say that he has left."""
+    begins = {begin for begin, _ in clips}
+    for i in constant:
+        if i not in begins:
+            poses[i] = poses[i - 1]
+
+
+def warn_if_constant(pictures: Tensor, constant: list[int], folder: Path) -> float:
     """The share of pictures (N, 3, H, W) that show one colour only; a warning if that is more than a few."""
-    counts = []
-    for part in pictures.split(4096):
-        spread = part.flatten(2).amax(dim=2) - part.flatten(2).amin(dim=2)  # (n, 3)
-        counts.append(int((spread <= CONSTANT).all(dim=1).sum()))
-    count, share = sum(counts), sum(counts) / len(pictures)
+    count, share = len(constant), len(constant) / len(pictures)
     if share > FEW_SHARE and (count > FEW or count == len(pictures)):
         part = f"{count:,} of {len(pictures):,} pictures ({share:.0%})"
         print(f"warning: {folder}: {part} show one colour only; are they as they should be?", file=sys.stderr)

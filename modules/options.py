@@ -209,9 +209,6 @@ def add_training(parser: argparse.ArgumentParser) -> None:
              "--no-random_start: it is the window's first)")
     add("--persist", type=unit_float, default=0.0,
         help="chance that a clip goes on from its own last generated frame in the next step")
-    add("--hide_poses", type=unit_float, default=0.0,
-        help="chance that such a clip, where it goes on with the poses that follow, does not see them: it learns to go "
-             "on from its last frame where a pose is missing")
     add("--shift_down", type=natural, default=0, help="move clips up or down by up to so many pixels")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")
     add("--lr_schedule", default="multistep", **one_of("cosine", "multistep", "constant"),
@@ -329,9 +326,7 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
     template_order = args.windows == "template"
     one_step = args.train_vi_len == 2 and args.tf_decides == "feed"
     rules = (
-        (("random_start", "persist", "hide_poses", "shift_down", "shift_right"), template_order,
-         "with --windows template"),
-        (("hide_poses",), args.persist == 0, "with --persist 0"),
+        (("random_start", "persist", "shift_down", "shift_right"), template_order, "with --windows template"),
         (("posterior_share", "posterior_end"), args.z_from == "prior", "with --z_from prior"),
         (("tfr_rule", "tfr_sde", "tfr_d_step"), args.tfr == 0, "with --tfr 0"),
         (("tfr", "tfr_rule", "tfr_sde", "tfr_d_step"), one_step and args.tfr > 0,

@@ -27,8 +27,8 @@ from modules.score.metrics import score
 from modules.score.predict import predict
 from modules.show.curves import COLORS, new_figure, save_figure
 from modules.show.pictures import to_images
-from modules.train.feed import NO_POSE
 
+NO_POSE = 255  # the white of a pose picture that shows nobody
 RUN, EVERY = 30, 60  # frames without a pose, and from the start of one such run to the next
 SHOWN = (1, 3, 10, 30)  # the k-th frame without a pose, in the table and the picture
 WAYS = {  # how the missing frames are predicted

@@ -30,8 +30,8 @@ FIXED = (*MODEL_FLAGS, "frame_H", "frame_W", "seed", "optim")
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
         "test", "overwrite", "save_minutes", "tensorboard", "cuda_graphs", "pictures", "ckpt_path", "start")
 # what decides the steps of an epoch, with the number of clips that all processes train on in one step
-PLAN = ("train_vi_len", "windows", "random_start", "persist", "hide_poses", "shift_down", "shift_right", "partial",
-        "fast_train", "fast_partial", "fast_train_epoch", "epoch_steps")
+PLAN = ("train_vi_len", "windows", "random_start", "persist", "shift_down", "shift_right", "partial", "fast_train",
+        "fast_partial", "fast_train_epoch", "epoch_steps")
 # what the programs write into a --save_root
 WRITTEN = ("metrics.csv", "validation.json", "environment.json", "best.ckpt", "last.ckpt", "epoch=*.ckpt",
            "figures/*.png", "figures/*.gif", "figures/*.mp4", "tensorboard/events.out.tfevents.*", "curves/*.*",
