@@ -27,10 +27,9 @@ from modules.data.pixels import frame_mse, to_float
 from modules.device import autocast, pick_device, pick_precision
 from modules.files import to_csv, write_json, write_text
 from modules.graphs import Graphed
-from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, read_noise, save_checkpoint
-from modules.model.vae import Noise, VAE_Model, frame_loss
+from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, save_checkpoint
+from modules.model.vae import VAE_Model, frame_loss
 from modules.progress import Progress
-from modules.score.latent import measure_noise
 from modules.score.predict import predict
 from modules.show.board import Board
 from modules.show.curves import draw_training
@@ -93,7 +92,6 @@ class Trainer:
         graphed = args.cuda_graphs and ranks.size == 1
         self.update = Graphed(self.step, enabled=True) if graphed else self.step
         self.epoch, self.history, self.best_psnr, self.within, self.progress = 0, [], None, None, None
-        self.noise: Noise | None = None  # of the latest validation
         if start.contents and start.goes_on:
             self._go_on_from(start)
         self.undrawn = self.root / ".undrawn"  # it is there while an epoch is saved and not yet drawn
@@ -195,8 +193,6 @@ class Trainer:
         predicted = self.ranks.collect(frames)
         if predicted is None:
             return None, None
-        if args.z_from == "posterior":
-            self.noise = measure_noise(self.best_model, self.validation[0], self.dtype)
         last = epoch + 1 == args.num_epoch or args.test
         average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
         return average, functools.partial(
@@ -246,7 +242,6 @@ class Trainer:
         check_finite(self.model, self.root / "last.ckpt")
         weights = {
             "state_dict": self.best_model.state_dict(),
-            "noise": self.noise._asdict() if self.noise else None,
             "config": {"model": self.model.config, "frame_size": [self.args.frame_H, self.args.frame_W]},
             "last_epoch": row["epoch"], "lr": row["lr"], "tfr": row["tfr"], "val_psnr": row["val_psnr"],
             "settings": settings_of(self.args),
@@ -267,7 +262,6 @@ class Trainer:
         """Continue where the checkpoint was written; its optimizer, history and epoch's progress too if it has them."""
         checkpoint, source = start.contents, start.source
         self.epoch = checkpoint.get("last_epoch", -1) + 1
-        self.noise = read_noise(checkpoint, self.model.latent_shape(self.args.frame_H, self.args.frame_W), source)
         training = check_training(checkpoint, source, COLUMNS)
         print(f"Going on from {source} at epoch {self.epoch}", end="")
         if not training:

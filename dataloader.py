@@ -260,7 +260,9 @@ def find_constant(pictures: Tensor) -> list[int]:
 
 def show_again(poses: Tensor, constant: list[int], clips: list[tuple[int, int]]) -> None:
     """In place of a pose that shows nobody the one before it in its clip [begin, end), as if he stood still: a blank
-    picture would say that he has left."""
+    picture would say that he has left. Not where most are of one colour: then these are no skeletons on white."""
+    if 2 * len(constant) > len(poses):
+        return
     begins = {begin for begin, _ in clips}
     for i in constant:
         if i not in begins:

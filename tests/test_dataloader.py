@@ -157,3 +157,26 @@ def test_odd_picture_modes_are_read_as_rgb(tmp_path):
                                  Image.new("RGB", (8, 4), (156, 156, 156)).quantize(4)]):
         picture.save(tmp_path / f"{i}.PNG")
         assert np.array_equal(picture_cache.read_picture(tmp_path / f"{i}.PNG", 4, 8), np.full((3, 4, 8), 156))
+
+
+def test_a_pose_that_shows_nobody_is_the_one_before(tmp_path):
+    """Frames 0 … 5 and, after a cut, 9 … 12; the detector saw nobody in 2, 3 and 9. Also in a test sequence."""
+    for mode in ("train", "val"):
+        write_numbered(tmp_path, mode, [*range(6), *range(9, 13)])
+    for place in ("test_img", "test_label"):
+        for number in range(5):
+            write_picture(tmp_path / f"test/{place}/0/frame{number:06d}.png", number)
+    for place, numbers in (("train/train_label", [*range(6), *range(9, 13)]), ("test/test_label/0", range(5))):
+        for number in numbers:
+            picture = np.full((4, 8, 3), 255, np.uint8)
+            if number not in (2, 3, 9):
+                picture[1, number % 8] = number
+            Image.fromarray(picture).save(tmp_path / place / f"frame{number:06d}.png")
+    options = {"frame_H": 4, "frame_W": 8, "train_vi_len": 2, "cache_dir": tmp_path / "cache"}
+    for _ in range(2):  # what lies in the cache is as it was
+        poses = Dataset_Dance(tmp_path, "train", **options).poses
+        assert torch.equal(poses[2], poses[1]) and torch.equal(poses[3], poses[1])
+        assert (poses[6] == 255).all(), "nothing is known before it in its clip"
+        assert not torch.equal(poses[4], poses[1])
+        poses = Dataset_Dance(tmp_path, "test", **options).sequences[0].poses
+        assert torch.equal(poses[2], poses[1]) and torch.equal(poses[3], poses[1])

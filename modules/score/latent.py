@@ -1,5 +1,5 @@
 """What the latent z does: how much the posterior tells, how many units it uses, what that is worth in PSNR, and how
-much of what it tells stays from frame to frame."""
+long it stays the same."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 from dataloader import Sequence
 from modules.data.pixels import to_float
 from modules.device import autocast
-from modules.model.vae import Noise, VAE_Model
+from modules.model.vae import Rollout, VAE_Model
 from modules.score.metrics import PERFECT, change, diversity, psnr
 from modules.score.predict import draw_noise
 
@@ -25,7 +25,8 @@ def latent_use(
     & Salakhutdinov 2016, section 5.2).
     psnr_prior, psnr_posterior: mean PSNR in dB, z the mean of either distribution; gain: their difference.
     psnr_sample, psnr_best_sample: z drawn from the prior, mean and best of num_samples. diversity, change: see
-    metrics.COLUMNS; the latter of the true frames, of both means and of the samples.
+    metrics.COLUMNS; the latter of the true frames, of both means and of the samples. rho, rho_means: see
+    noise_correlation.
     """
     device = next(model.parameters()).device
     frames, poses = to_float(sequence.frames)[None].to(device), to_float(sequence.poses)[None].to(device)
@@ -36,7 +37,7 @@ def latent_use(
 
     model.eval()
     with autocast(device, dtype):
-        posterior = model.rollout(frames[:, 0], poses, truth=frames, posterior_clips=1)
+        posterior, rho, rho_means = noise_correlation(model, frames, poses)
         prior = model.rollout(frames[:, 0], poses).frames
         many = [x.expand(num_samples, *x.shape[1:]) for x in (frames[:, 0], poses)]
         samples = model.rollout(*many, noise=noise).frames
@@ -49,19 +50,19 @@ def latent_use(
         "psnr_sample": score(samples).mean().item(), "psnr_best_sample": score(samples).max().item(),
         "diversity": diversity(samples), "change_truth": change(frames[:, 1:]), "change_prior": change(prior),
         "change_posterior": change(posterior.frames), "change_sample": change(samples),
+        "rho": rho, "rho_means": rho_means,
     }
 
 
-@torch.no_grad()
-def measure_noise(model: VAE_Model, sequence: Sequence, dtype: torch.dtype) -> Noise:
-    """How the latent's noise goes on from frame to frame where the true frames are known.
+def noise_correlation(model: VAE_Model, frames: Tensor, poses: Tensor) -> tuple[Rollout, float, float]:
+    """A rollout with the posterior's means, and how the noise that the posterior stands for goes on in time.
 
-    z is drawn from the prior as mu_p + sigma_p n with n of N(0, I). What the posterior says of n has the mean
-    e = (mu_q - mu_p) / sigma_p and the variance v = (sigma_q / sigma_p)^2. The mean's share of a unit's noise is
-    E[e^2] / (E[e^2] + E[v]) over the frames; rho is the means' correlation from one frame to the next, over all units.
+    z is drawn from the prior as mu_p + sigma_p n. Of n the posterior says the mean e = (mu_q - mu_p) / sigma_p and the
+    variance v = (sigma_q / sigma_p)^2, so noise drawn from it has the covariance e_t e_t+1 from one frame to the next
+    and the second moment e_t^2 + v_t. rho: the ratio of their means over frames and units, the correlation that drawn
+    noise should have; rho_means: that of the means e alone.
     """
-    means, device = [], next(model.parameters()).device
-    frames, poses = to_float(sequence.frames)[None].to(device), to_float(sequence.poses)[None].to(device)
+    said = []
 
     def step(first, first_features, last_frame, pose, noise, posterior, state, z_from):
         """VAE_Model.step, which also keeps e and v."""
@@ -69,14 +70,10 @@ def measure_noise(model: VAE_Model, sequence: Sequence, dtype: torch.dtype) -> N
         mu, logvar = posterior
         if mu_p is None:  # N(0, I)
             mu_p, logvar_p = torch.zeros_like(mu), torch.zeros_like(mu)
-        means.append(((mu - mu_p) * torch.exp(-0.5 * logvar_p), torch.exp(logvar - logvar_p)))
+        said.append(((mu - mu_p) * torch.exp(-0.5 * logvar_p), torch.exp(logvar - logvar_p)))
         return model.step(first, first_features, last_frame, pose, noise, posterior, state, z_from=z_from)
 
-    model.eval()
-    with autocast(device, dtype):
-        model.rollout(frames[:, 0], poses, truth=frames, posterior_clips=1, step=step)
-    e, v = (torch.cat(values).double() for values in zip(*means, strict=True))  # (T-1, *latent)
-    told, untold = e.square().mean(dim=0), v.mean(dim=0)
-    together = (e[1:] * e[:-1]).mean(dim=0).sum() / told.sum() if len(e) > 1 else torch.zeros(())
-    rho = together.nan_to_num(0.0).clamp(0, 1)
-    return Noise((told / (told + untold)).float().cpu(), float(rho))
+    out = model.rollout(frames[:, 0], poses, truth=frames, posterior_clips=1, step=step)
+    e, v = (torch.cat(values).double() for values in zip(*said, strict=True))  # (T-1, *latent)
+    covariance, moment = (e[1:] * e[:-1]).mean(), e.square().mean()
+    return out, float(covariance / (moment + v.mean())), float(covariance / moment)
