@@ -131,9 +131,9 @@ def best_checkpoint(folder: Path) -> Path | None:
 def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], tuple[int, int]]:
     """The arguments of VAE_Model and the frame size (H, W) that a checkpoint's weights are for.
 
-    Without a `config` of ours the sizes are read from the shapes of the weights, and always the levels from their names:
-    older files tell them no other way. The weights are compared with a model without memory, so sizes that the file
-    only claims cost nothing.
+    Without a `config` of ours the sizes are read from the shapes of the weights. The levels are always read from the
+    weights' names: older files don't tell them. The weights are compared with a model without memory, so sizes that
+    the file only claims cost nothing.
     """
     state, config = contents["state_dict"], contents.get("config")
     if not has_config(contents):

@@ -6,7 +6,7 @@ full resolution first. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_d
 frame features, pose features, latent and fused features.
 
 A larger frame gets more levels (`levels_for` in vae.py), so the smallest map, h x w, stays as small as 4x8 and sees the
-whole body. They are added below 1/8 and cost little there: twice the sides take four times the operations, as they must.
+whole body. They are added below 1/8, where they cost little: frames of twice the sides take 4.25 times the operations.
 """
 
 import torch
@@ -153,7 +153,7 @@ class Decoder_Fusion(nn.Module):
     """Features of the last frame, of x_1, of the pose, and z -> fused pyramid: their linear maps, summed.
 
     The last frame enters at the two smallest maps only, through maps that start at zero: what it adds has to be
-    learned, and errors in its details are not copied from frame to frame. Details of the body, so not of so many pixels.
+    learned, and errors in its details, which are those of the body at any frame size, are not copied on and on.
     """
 
     def __init__(self, F_dim: int, N_dim: int, D_out_dim: int, levels: int):
