@@ -1,4 +1,4 @@
-"""Whole programs, time to a score, frame sizes: what is started, which lines end a stage, and the tables, on tiny data."""
+"""Whole programs, time to a score, frame sizes: what is started, what ends a stage, and the tables, on tiny data."""
 
 import json
 import sys
