@@ -20,7 +20,7 @@ from modules.model.layers import gaussian_kl, reparameterise
 
 MSE_FLOOR = 1e-6  # 60 dB
 SMALLEST_SIDE = 4  # of the smallest feature map, see levels_for
-POSE_CHUNK = 64  # frames whose pose features are computed in one batch, outside the recursion
+POSE_PIXELS = 64 * 32 * 64  # of a clip's frames whose pose features are computed at once, outside the recursion
 
 
 class Rollout(NamedTuple):
@@ -114,8 +114,9 @@ class VAE_Model(nn.Module):
         frames, kl, n = [], [], posterior_clips
         # from here on time comes first: (T, B, …)
         poses, noise, truth = (x if x is None else x.transpose(0, 1) for x in (poses, noise, truth))
-        for begin in range(1, len(poses), POSE_CHUNK):
-            count = min(POSE_CHUNK, len(poses) - begin)
+        chunk = max(1, POSE_PIXELS // (first.shape[-2] * first.shape[-1]))  # frames
+        for begin in range(1, len(poses), chunk):
+            count = min(chunk, len(poses) - begin)
             pose_features = over_time(self.label_transformation, to_float(poses[begin : begin + count]))
             posteriors = [None] * count  # or mu and logvar (n, *latent)
             if n:
