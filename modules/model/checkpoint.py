@@ -178,7 +178,8 @@ def sizes_of(state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
 
 def levels_of(state: dict[str, Tensor]) -> int | None:
     """The levels of a multi-scale model by the names of its weights; None if these are of another architecture."""
-    return sum(bool(re.fullmatch(r"frame_transformation\.convs\.\d+\.weight", str(name))) for name in state) or None
+    found = [re.fullmatch(r"frame_transformation\.convs\.(\d{1,3})\.weight", str(name)) for name in state]
+    return max((int(match[1]) + 1 for match in found if match), default=None)
 
 
 def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[VAE_Model, tuple[int, int]]:

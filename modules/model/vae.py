@@ -191,12 +191,12 @@ def levels_for(arch: str, height: int, width: int) -> int:
     at least SMALLEST_SIDE pixels, so 4x8 at 32x64, 64x128 and 128x256; no more than both sides can be halved, and no
     fewer than the architecture's fewest."""
     possible = importlib.import_module(f"modules.model.{arch}").LEVELS
-    levels = possible[0]
-    while levels + 1 in possible and height % 2**levels == width % 2**levels == 0:
-        if min(height, width) < SMALLEST_SIDE * 2**levels:
-            break
-        levels += 1
-    return levels
+
+    def fits(levels: int) -> bool:
+        scale = 2 ** (levels - 1)
+        return height % scale == width % scale == 0 and min(height, width) >= SMALLEST_SIDE * scale
+
+    return max([possible[0], *filter(fits, possible)])
 
 
 def pad_clips(kl: Tensor, clips: int) -> Tensor:
