@@ -24,6 +24,7 @@ from modules.data.truth import find_truth
 from modules.device import pick_device, pick_precision
 from modules.files import check_writable, write_json, write_text
 from modules.model.checkpoint import check_frame_size, load_checkpoint, model_from_checkpoint
+from modules.model.vae import VAE_Model
 from modules.score.baselines import compare, score_table, training_set, warn_if_below_baselines
 from modules.score.metrics import DEFINITIONS, psnr_kaggle, score
 from modules.score.predict import predict
@@ -50,10 +51,7 @@ def main(args: argparse.Namespace | None = None) -> None:
         raise InputError(f"--gt {args.gt}: not found; expected a folder of <i>/*.png or GT<i>.csv, or Kaggle's gt.csv")
     device = pick_device(args.device, args.cuda_graphs)
     dtype = pick_precision(args.precision, device)
-    model, size = model_from_checkpoint(load_checkpoint(args.ckpt_path), args.ckpt_path)
-    model.to(device, memory_format=torch.channels_last)
-    height, width = args.frame_H or size[0], args.frame_W or size[1]
-    check_frame_size(model, (height, width), str(args.ckpt_path))
+    models, (height, width) = load_models(args)
     options = {"cache_dir": args.cache_dir, "workers": args.num_workers, "skip_bad": args.skip_bad}
     sequences = Dataset_Dance(args.DR, "test", height, width, **options).sequences
     truth = find_truth(args.DR, args.gt, sequences)
@@ -62,20 +60,38 @@ def main(args: argparse.Namespace | None = None) -> None:
     lengths = ", ".join(str(len(sequence.poses)) for sequence in sequences)
     print(f"Predicting {len(sequences)} sequences of {lengths} frames, z = {latent}.")
     begin = time.perf_counter()
-    predicted = predict(model, sequences, dtype, args.seed, args.num_samples, args.cuda_graphs)
+    alone = {}  # each checkpoint's own predictions
+    for path, model in models.items():
+        model.to(device, memory_format=torch.channels_last)
+        alone[path] = predict(model, sequences, dtype, args.seed, args.num_samples, args.cuda_graphs)
+        if not all(torch.isfinite(frames).all() for frames in alone[path]):
+            raise InputError(f"{path}: predicts values that are not finite; its weights cannot be used")
+    predicted = [sum(frames) / len(frames) for frames in zip(*alone.values(), strict=True)]
     seconds = time.perf_counter() - begin
     print(f"{seconds:.1f} s, {seconds / len(sequences):.1f} s per sequence.")
-    if not all(torch.isfinite(frames).all() for frames in predicted):
-        raise InputError(f"{args.ckpt_path}: predicts values that are not finite; its weights cannot be used")
 
     results = [
         Result(sequence, frames, true, None if true is None else score(frames, true))
         for sequence, frames, true in zip(sequences, predicted, truth, strict=True)
     ]
-    report(root, args, results, seconds)
+    report(root, args, results, seconds, alone)
     if args.submission:
         write_submission(root / "submission.csv", [frames[0] for frames in predicted])
     draw(picture_jobs(root, args, results))
+
+
+def load_models(args: argparse.Namespace) -> tuple[dict[str, VAE_Model], tuple[int, int]]:
+    """The model of every --ckpt_path and the frame size (H, W) that all of them predict."""
+    models, size = {}, None
+    for path in args.ckpt_path:
+        models[path], own = model_from_checkpoint(load_checkpoint(path), path)
+        wanted = (args.frame_H or own[0], args.frame_W or own[1])
+        check_frame_size(models[path], wanted, path)
+        if size not in (None, wanted):
+            raise InputError(f"{path}: frames of {own[0]}x{own[1]}, but of {size[0]}x{size[1]} in {args.ckpt_path[0]}; "
+                             "expected checkpoints of one size, or --frame_H and --frame_W")
+        size = wanted
+    return models, size
 
 
 def picture_jobs(root: Path, args: argparse.Namespace, results: list[Result]) -> list[Job]:
@@ -98,8 +114,13 @@ def picture_jobs(root: Path, args: argparse.Namespace, results: list[Result]) ->
     return [*jobs, scores_job(figures)] if figures else jobs
 
 
-def report(root: Path, args: argparse.Namespace, results: list[Result], seconds: float) -> None:
-    """Write metrics.json and print the course's result block. With samples, `psnr` is their mean."""
+def report(
+    root: Path, args: argparse.Namespace, results: list[Result], seconds: float, alone: dict[str, list[Tensor]]
+) -> None:
+    """Write metrics.json and print the course's result block. With samples, `psnr` is their mean.
+
+    alone: checkpoint -> its own predictions, as in Result; of several, the results are their mean.
+    """
     known, training = [i for i, result in enumerate(results) if result.scores is not None], None
     if known and not args.no_baselines:
         size = results[0].frames.shape[-2:]
@@ -120,9 +141,12 @@ def report(root: Path, args: argparse.Namespace, results: list[Result], seconds:
     average = float(np.mean([rows[i]["psnr"] for i in known])) if known else None
     metrics = {
         "avg_psnr": average, "latent": f"{args.num_samples} samples" if args.num_samples else "prior mean",
-        "seconds": seconds, "checkpoint": str(args.ckpt_path), "sequences": rows,
-        "definitions": DEFINITIONS,
+        "seconds": seconds, "checkpoint": ", ".join(alone), "sequences": rows, "definitions": DEFINITIONS,
     }
+    if known and len(alone) > 1:
+        metrics["avg_psnr_alone"] = {
+            path: float(np.mean([score(frames[i], truth[i]).mean() for i in known])) for path, frames in alone.items()
+        }
     if known:
         metrics["psnr_kaggle"] = psnr_kaggle([predicted[i][0] for i in known], [truth[i] for i in known])
     write_json(root / "metrics.json", metrics)
@@ -139,6 +163,8 @@ def report(root: Path, args: argparse.Namespace, results: list[Result], seconds:
             print(line)
         print("-" * 41)
         print(f"                       AVG: {average:.3f}")
+        for path, value in metrics.get("avg_psnr_alone", {}).items():
+            print(f"{value:>33.3f} with {path} alone")
         print(score_table(compared))
         if not args.no_sanity:
             warn_if_below_baselines(compared)

@@ -27,9 +27,10 @@ from modules.data.pixels import frame_mse, to_float
 from modules.device import autocast, pick_device, pick_precision
 from modules.files import to_csv, write_json, write_text
 from modules.graphs import Graphed
-from modules.model.checkpoint import MODEL_FLAGS, build_model, levels_of, load_weights, save_checkpoint
-from modules.model.vae import VAE_Model, frame_loss, levels_for
+from modules.model.checkpoint import MODEL_FLAGS, build_model, levels_of, load_weights, read_noise, save_checkpoint
+from modules.model.vae import Noise, VAE_Model, frame_loss, levels_for
 from modules.progress import Progress
+from modules.score.latent import measure_noise
 from modules.score.predict import predict
 from modules.show.board import Board
 from modules.show.curves import draw_training
@@ -94,6 +95,7 @@ class Trainer:
         graphed = args.cuda_graphs and ranks.size == 1
         self.update = Graphed(self.step, enabled=True) if graphed else self.step
         self.epoch, self.history, self.best_psnr, self.within, self.progress = 0, [], None, None, None
+        self.noise: Noise | None = None  # of the latest validation
         if start.contents and start.goes_on:
             self._go_on_from(start)
         self.undrawn = self.root / ".undrawn"  # it is there while an epoch is saved and not yet drawn
@@ -154,8 +156,9 @@ class Trainer:
         if skipped:
             print(f"epoch {epoch}: {skipped} of {steps} steps skipped: their loss or gradient was not finite")
         return {
-            "epoch": epoch, "loss": loss, "mse": mse, "kl": kl, "beta": now.beta, "tfr": now.tfr, "lr": now.lr,
-            "val_psnr": None, "seconds": time.perf_counter() - begin, "frames_per_second": progress.rate(frames),
+            "epoch": epoch, "loss": loss, "mse": mse, "kl": kl, "beta": now.beta, "tfr": now.tfr,
+            "posterior_share": now.posterior_share, "lr": now.lr, "val_psnr": None,
+            "seconds": time.perf_counter() - begin, "frames_per_second": progress.rate(frames),
         }
 
     def fit(self) -> None:
@@ -194,6 +197,8 @@ class Trainer:
         predicted = self.ranks.collect(frames)
         if predicted is None:
             return None, None
+        if args.z_from == "posterior":
+            self.noise = measure_noise(self.best_model, self.validation[0], self.dtype)
         last = epoch + 1 == args.num_epoch or args.test
         average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
         return average, functools.partial(
@@ -243,6 +248,7 @@ class Trainer:
         check_finite(self.model, self.root / "last.ckpt")
         weights = {
             "state_dict": self.best_model.state_dict(),
+            "noise": self.noise._asdict() if self.noise else None,
             "config": {"model": self.model.config, "frame_size": [self.args.frame_H, self.args.frame_W]},
             "last_epoch": row["epoch"], "lr": row["lr"], "tfr": row["tfr"], "val_psnr": row["val_psnr"],
             "settings": settings_of(self.args),
@@ -263,6 +269,7 @@ class Trainer:
         """Continue where the checkpoint was written; its optimizer, history and epoch's progress too if it has them."""
         checkpoint, source = start.contents, start.source
         self.epoch = checkpoint.get("last_epoch", -1) + 1
+        self.noise = read_noise(checkpoint, self.model.latent_shape(self.args.frame_H, self.args.frame_W), source)
         training = check_training(checkpoint, source, COLUMNS)
         print(f"Going on from {source} at epoch {self.epoch}", end="")
         if not training:
@@ -327,7 +334,7 @@ def planned(args: argparse.Namespace) -> Schedules:
 
 
 def dry_run(args: argparse.Namespace) -> None:
-    """Print the flags and write <save_root>/dry_run: beta.png, tfr.png, lr.png and schedules.csv. No data is read."""
+    """Print the flags and write <save_root>/dry_run: schedules.csv and its pictures. No data is read."""
     from modules.show.curves import draw_schedules
 
     for key, value in sorted(vars(args).items()):
@@ -337,10 +344,10 @@ def dry_run(args: argparse.Namespace) -> None:
     schedules = planned(args)
     rows, folder = schedules.table(), Path(args.save_root) / "dry_run"
     write_text(folder / "schedules.csv", to_csv([list(rows[0]), *(row.values() for row in rows)]))
-    draw_schedules(rows, folder)
+    pictures = draw_schedules(rows, folder)
     print(schedules.describe())
     print(f"{schedules.total:,} optimizer steps with the course's {COURSE_FRAMES:,} training frames.")
-    print(f"Wrote {folder}: schedules.csv, beta.png, tfr.png, lr.png. Nothing was trained.")
+    print(f"Wrote {folder}: schedules.csv, {', '.join(pictures)}. Nothing was trained.")
 
 
 def main(args: argparse.Namespace | None = None) -> None:

@@ -23,14 +23,13 @@ COURSE_TESTER = COURSE_TRAINER - {"store_visualization"} | {"no_sanity", "make_g
 # the highest score: docs/experiments.md says what each of these is for
 BEST = {
     "arch": "multiscale", "F_dim": 96, "L_dim": 160, "N_dim": 12, "D_out_dim": 160, "loss": "calibrated",
-    "kl_anneal_type": "Constant", "posterior_share": 0.25, "optim": "Muon", "lr": 5e-3, "lr_schedule": "cosine",
-    "warmup_steps": 50, "weight_decay": 0.1, "ema": 0.05, "batch_size": 16, "train_vi_len": 2, "tfr": 0.0,
-    "windows": "anywhere", "random_start": True, "persist": 0.5, "shift_down": 2, "shift_right": 12,
+    "kl_anneal_type": "Constant", "prior": "learned", "posterior_share": 1.0, "posterior_end": 0.5, "optim": "Muon",
+    "lr": 7e-3, "lr_schedule": "cosine", "warmup_steps": 25, "weight_decay": 0.3, "ema": 0.05, "batch_size": 32,
+    "train_vi_len": 2, "tfr": 0.0, "windows": "anywhere", "random_start": True, "persist": 0.5, "shift_down": 2,
+    "shift_right": 12,
 }
 PRESETS = {  # what differs from the flags' own defaults, which are the course template's
     "best": BEST,
-    # a latent that is used: samples that differ, for a lower score of the prior's mean
-    "variety": BEST | {"posterior_share": 1.0, "prior": "learned"},
     # the course specification with the template's defaults
     "template": {},
     # the protocol of the report that this project starts from, so that its study can be repeated
@@ -119,13 +118,14 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) or action.required else super()._get_help_string(action)
 
 
-def add_shared(parser: argparse.ArgumentParser) -> None:
-    """Flags that both programs use."""
+def add_shared(parser: argparse.ArgumentParser, checkpoints: str | None = None) -> None:
+    """Flags that both programs use. checkpoints: how many --ckpt_path takes, as argparse's nargs."""
     add = parser.add_argument_group("both programs").add_argument
     add("--DR", type=path_name, help="data set: the folder that holds train/, val/ and test/ (not for --dry_run)")
     add("--save_root", type=path_name, required=True, help="folder that everything is written to")
-    add("--ckpt_path", type=path_name, help="checkpoint: Tester predicts with it; Trainer goes on from it if it is of "
-                                            "the same run, else starts a new run from its weights")
+    add("--ckpt_path", type=path_name, nargs=checkpoints, metavar="CKPT",
+        help="checkpoint: Tester predicts with it, with several the mean of their predictions; Trainer goes on from it "
+             "if it is of the same run, else starts a new run from its weights")
     add("--device", type=device_name, metavar="{cuda,cuda:N,cpu}",
         help="default: CUDA if there is a GPU, else the CPU")
     add("--precision", default="auto", **one_of("auto", "fp32", "bf16"),
@@ -194,7 +194,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--posterior_share", type=share, default=1.0,
         help="share of a batch whose z is drawn from the posterior; the others take the prior's mean")
     add("--posterior_end", type=share,
-        help="that share at the end of the run, to which it goes in a straight line (default: --posterior_share)")
+        help="that share at the end of the run, to which it goes in a straight line; where only --posterior_share is "
+             "given, the same")
     add("--tfr_rule", default="start", **one_of("start", "interval"),
         help="start: from epoch --tfr_sde on, one --tfr_d_step every epoch (the template's help); interval: one every "
              "--tfr_sde epochs (the report)")
@@ -208,6 +209,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
              "--no-random_start: it is the window's first)")
     add("--persist", type=unit_float, default=0.0,
         help="chance that a clip goes on from its own last generated frame in the next step")
+    add("--hide_poses", type=unit_float, default=0.0,
+        help="chance that such a clip, where it goes on with the poses that follow, does not see them: it learns to go "
+             "on from its last frame where a pose is missing")
     add("--shift_down", type=natural, default=0,
         help="move clips up or down by up to so many pixels of a 32x64 frame; larger frames: as many times more")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")
@@ -256,7 +260,7 @@ def tester_parser() -> Parser:
     parser = Parser(
         "Tester.py", "Predict every test sequence from its first frame and its poses, score it, draw it.", COURSE_TESTER
     )
-    add_shared(parser)
+    add_shared(parser, checkpoints="+")
     add_prediction(parser)
     shown = set(parser._actions)
     add_template_flags(parser)
@@ -281,7 +285,8 @@ def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
     """Trainer.py's flags, complete. The preset's values are defaults: a flag on the command line wins."""
     args = parse(trainer_parser(find_preset(argv)), argv)
     args.frame_H, args.frame_W = args.frame_H or 32, args.frame_W or 64
-    args.posterior_end = args.posterior_end or args.posterior_share
+    if args.posterior_end is None or ("posterior_share" in args.given and "posterior_end" not in args.given):
+        args.posterior_end = args.posterior_share
     if not args.DR and not args.dry_run:
         raise InputError("--DR is needed: the data set, the folder that holds train/, val/ and test/")
     if args.test and not args.ckpt_path:
@@ -325,7 +330,9 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
     template_order = args.windows == "template"
     one_step = args.train_vi_len == 2 and args.tf_decides == "feed"
     rules = (
-        (("random_start", "persist", "shift_down", "shift_right"), template_order, "with --windows template"),
+        (("random_start", "persist", "hide_poses", "shift_down", "shift_right"), template_order,
+         "with --windows template"),
+        (("hide_poses",), args.persist == 0, "with --persist 0"),
         (("posterior_share", "posterior_end"), args.z_from == "prior", "with --z_from prior"),
         (("tfr_rule", "tfr_sde", "tfr_d_step"), args.tfr == 0, "with --tfr 0"),
         (("tfr", "tfr_rule", "tfr_sde", "tfr_d_step"), one_step and args.tfr > 0,

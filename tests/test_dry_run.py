@@ -29,7 +29,7 @@ def test_dry_run_needs_no_data_and_trains_nothing(tmp_path):
     )
     assert {path.name for path in tmp_path.iterdir()} == {"dry_run"}
     names = {path.name for path in (tmp_path / "dry_run").iterdir()}
-    assert names == {"beta.png", "tfr.png", "lr.png", "schedules.csv"}
+    assert names == {"beta.png", "tfr.png", "posterior_share.png", "lr.png", "schedules.csv"}
     for name in names - {"schedules.csv"}:
         with Image.open(tmp_path / "dry_run" / name) as image:
             ink = np.asarray(image.convert("RGB")).reshape(-1, 3)

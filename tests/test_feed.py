@@ -43,7 +43,8 @@ def test_random_starts_stay_within_their_clip():
 
 
 def test_carried_clips_keep_x1_and_shift_and_go_on():
-    windows, carried, shifts = plan(steps=300, random_start=True, persist=0.8, shift=(2, 5))
+    windows, carried, shifts, hidden = plan(steps=300, random_start=True, persist=0.8, shift=(2, 5))
+    assert not hidden.any()
     assert not carried[0].any()
     assert 0.75 < carried[1:].float().mean() < 0.85
     followed = 0
@@ -54,6 +55,16 @@ def test_carried_clips_keep_x1_and_shift_and_go_on():
         followed += int(here[1] == before[3] + 1)
     assert 0.2 < followed / carried.sum() < 0.6, "with the poses that follow, where the clip does not end"
     assert (windows[..., 1:].diff(dim=-1) == 1).all() and windows[..., 1:].max() < 18
+
+
+def test_poses_are_hidden_where_a_clip_goes_on_with_the_ones_that_follow():
+    shown, plans = plan(steps=300, persist=0.8), plan(steps=300, persist=0.8, hide=0.5)
+    assert torch.equal(shown.windows, plans.windows), "hiding changes nothing else"
+    windows, carried, _, hidden = plans
+    goes_on = carried.clone()
+    goes_on[1:] &= windows[1:, :, 1] == windows[:-1, :, 3] + 1
+    assert not (hidden & ~goes_on).any()
+    assert 0.4 < hidden.sum() / goes_on.sum() < 0.6
 
 
 @pytest.mark.parametrize("flags, pixels", [

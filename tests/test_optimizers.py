@@ -11,7 +11,7 @@ def test_updates_are_nearly_orthogonal_and_keep_their_directions():
     torch.manual_seed(0)
     for rows, columns in ((12, 40), (40, 12)):
         x = torch.randn(3, rows, columns)
-        (y,) = orthogonalise([x])
+        (y,) = orthogonalise([x], [1.0])
         u, _, v = torch.linalg.svd(x, full_matrices=False)
         values = (u.mT @ y @ v.mT).diagonal(dim1=1, dim2=2)
         assert values.min() > 0.6 and values.max() < 1.3
@@ -24,7 +24,7 @@ def test_a_gradient_of_few_directions_stays_finite_in_bfloat16():
     torch.manual_seed(0)
     x = torch.randn(2, 48, 3) @ torch.randn(2, 3, 144)
     for dtype in (torch.float32, torch.bfloat16):
-        assert torch.linalg.svdvals(orthogonalise([x], dtype)[0]).max() < 1.3
+        assert torch.linalg.svdvals(orthogonalise([x], [1.0], dtype)[0]).max() < 1.3
 
 
 def test_muon_trains_matrices_and_adamw_the_rest():

@@ -22,8 +22,8 @@ from modules.score.predict import predict
 from modules.train.optimizers import build_optimizers
 from Trainer import Trainer
 
-FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "psnr_per_frame.png",
-           "validation.gif", "val0.png", "val0.mp4"}
+FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_beta.png", "posterior_share.png",
+           "psnr_per_frame.png", "validation.gif", "val0.png", "val0.mp4"}
 
 
 def rows(folder):

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import noise_frames, run_inside
+from conftest import check_error, noise_frames, run_inside
 from PIL import Image
 
 from dataloader import Dataset_Dance
@@ -44,7 +44,7 @@ def test_what_has_no_number_anywhere_is_left_out_and_said_once():
     scores = all_scores(predicted[None], truth)
     assert scores["ssim"] is None and scores["psnr"] == pytest.approx(20.0, abs=1e-4)
     head, *lines, left_out = score_table({"0": {"model": scores, "first_frame": scores}}).splitlines()
-    assert head.split() == ["sequence", "PSNR", "2023", "@1"] and "nan" not in "".join(lines)
+    assert head.split() == ["sequence", "PSNR", "2023", "@1", "change"] and "nan" not in "".join(lines)
     assert left_out.count("SSIM (frames smaller than its window of 11 pixels)") == 1 and "@629" in left_out
 
 
@@ -170,3 +170,40 @@ def test_tester_compares_with_the_baselines_of_the_files(dance, trained, tmp_pat
     assert result.returncode == 0 and "warning" not in result.stderr
     sequence = json.loads((tmp_path / "b/metrics.json").read_text())["sequences"][0]
     assert set(sequence["baselines"]) == {"first_frame", "previous_true_frame"}, "there is no training set"
+
+
+def test_several_checkpoints_predict_their_mean(dance, trained, tmp_path):
+    first, other, second = trained[0] / "best.ckpt", tmp_path / "other.ckpt", tmp_path / "small.ckpt"
+    contents = torch.load(first)
+    state = {name: weight * 1.01 if weight.is_floating_point() else weight
+             for name, weight in contents["state_dict"].items()}
+    torch.save(contents | {"state_dict": state}, other)
+    flags = ["--DR", dance, "--device", "cpu", "--no_baselines", "--no_sanity", "--precision", "fp32"]
+    frames, scores = {}, {}
+    for name, paths in {"a": [first], "b": [other], "both": [first, other]}.items():
+        result = run_inside("Tester.py", *flags, "--save_root", tmp_path / name, "--ckpt_path", *paths)
+        assert result.returncode == 0, result.stderr
+        frames[name] = np.load(tmp_path / name / "seq0/frames.npz")["prediction"].astype(float)
+        scores[name] = json.loads((tmp_path / name / "metrics.json").read_text())
+    assert np.abs(frames["both"] - (frames["a"] + frames["b"]) / 2).max() <= 1, "levels, rounded"
+    alone = scores["both"]["avg_psnr_alone"]
+    assert alone == pytest.approx({str(first): scores["a"]["avg_psnr"], str(other): scores["b"]["avg_psnr"]})
+    assert f"{scores['a']['avg_psnr']:.3f} with {first} alone" in result.stdout
+    assert "avg_psnr_alone" not in scores["a"]
+
+    torch.save(contents | {"config": contents["config"] | {"frame_size": [64, 64]}, "noise": None}, second)
+    result = run_inside("Tester.py", *flags, "--save_root", tmp_path / "c", "--ckpt_path", first, second)
+    check_error(result, str(second), "64x64", "one size")
+
+
+def test_change_tells_smooth_from_flickering():
+    truth = torch.zeros(5, 3, 12, 12)
+    truth[::2] = 0.2
+    smooth, shaking = truth.clone(), truth.clone()
+    smooth[::2], shaking[::2] = 0.1, 0.4
+    assert all_scores(smooth[None], truth)["change"] == pytest.approx(0.1 * 255)
+    assert all_scores(smooth[None], truth)["change_ratio"] == pytest.approx(0.5)
+    assert all_scores(torch.stack([shaking, truth]), truth)["change_ratio"] == pytest.approx(1.5)
+    still = all_scores(smooth[None], torch.zeros(5, 3, 12, 12))
+    assert still["change"] > 0 and still["change_ratio"] is None
+    assert all_scores(truth[None, :2], truth[:2])["change"] is None

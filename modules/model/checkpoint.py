@@ -2,6 +2,7 @@
 
 Ours and the course template's share `state_dict`, `lr`, `tfr` and `last_epoch`. Ours add
     config      how to build the model: the arguments of VAE_Model and the frame size
+    noise       how z is drawn over time: share and rho of vae.Noise
     settings    the resolved flags of the run, to compare with those of the command that goes on with it
     training    what is needed to go on exactly: training weights, EMA, history, best score, the epoch's progress
     optimizer   the state of each optimizer, by its name
@@ -24,7 +25,7 @@ from torch import Tensor
 from modules.files import write_bytes
 from modules.model.find_weights import find_weights, listed, shown, warn
 from modules.model.tensor_file import read_tensor_file
-from modules.model.vae import VAE_Model
+from modules.model.vae import Noise, VAE_Model
 from modules.runtime import InputError
 
 DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(VAE_Model).parameters.items()}
@@ -187,7 +188,21 @@ def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[V
     config, frame_size = read_config(contents, path)
     model = VAE_Model(**config)
     load_weights(model, contents["state_dict"], path)
+    model.noise = read_noise(contents, model.latent_shape(*frame_size), path)
     return model, frame_size
+
+
+def read_noise(contents: dict[str, Any], latent: tuple[int, int, int], path: str | Path) -> Noise | None:
+    """How z is drawn over time; None where a checkpoint does not say it."""
+    noise = contents.get("noise")
+    if noise is None or "config" not in contents:  # of another program
+        return None
+    share, rho = (noise.get("share"), noise.get("rho")) if isinstance(noise, dict) else (None, None)
+    if not is_real(share) or share.shape != latent or not bool(((share >= 0) & (share <= 1)).all()):
+        raise InputError(f"{path}: its noise has no share of 0 … 1 for every unit of the latent, {latent}")
+    if not is_number(rho) or rho is None or not 0 <= rho <= 1:
+        raise InputError(f"{path}: its noise has no rho of 0 … 1")
+    return Noise(share.float(), float(rho))
 
 
 def build_model(sizes: dict[str, Any], frame_size: tuple[int, int], source: str) -> VAE_Model:

@@ -31,6 +31,16 @@ class Rollout(NamedTuple):
     state: Any = None  # of the prior after the last frame, see VAE_Model.prior_step
 
 
+class Noise(NamedTuple):
+    """How a unit's noise n of N(0, 1) goes on from frame to frame when z is drawn: sqrt(share) a + sqrt(1 - share) w.
+
+    w is drawn anew for every frame; a stays for long, a_t = rho a_t-1 + sqrt(1 - rho^2) w'_t. See score/latent.py.
+    """
+
+    share: Tensor  # (*latent) 0 … 1
+    rho: float  # 0 … 1
+
+
 class VAE_Model(nn.Module):
     """The conditional VAE of the course: x_t from the last frame, the pose P_t and a latent z.
 
@@ -65,6 +75,7 @@ class VAE_Model(nn.Module):
         }
         for name, box in boxes.build(F_dim, L_dim, N_dim, D_out_dim, levels, learned_prior=prior == "learned").items():
             setattr(self, name, box)
+        self.noise: Noise | None = None  # None: z is drawn anew for every frame
         self.latent_scale = 2 ** (levels - 1)  # of a frame's side over the latent's
         self.sees_first = boxes.SEES_FIRST  # whether x_1's features are used
 

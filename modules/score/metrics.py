@@ -57,6 +57,14 @@ COLUMNS = {
         lambda p: {str(k): float(p.psnr[k - 1]) for k in SHOWN if k <= len(p.psnr)}, "no sequence is as long",
         tuple(map(str, SHOWN)),
     ),
+    "change": Column(
+        "change", 2, "mean absolute difference of a predicted frame from the one before, levels of 0..255",
+        lambda p: change(p.frames), "a single predicted frame",
+    ),
+    "change_ratio": Column(
+        "/ truth", 2, "change over the true frames' change: below 1 too smooth, above 1 it flickers",
+        lambda p: change_ratio(p), "a single predicted frame, or a truth that stands still",
+    ),
     "diversity": Column(
         "diversity", 2, "standard deviation over the samples, mean over predicted frames and values, levels of 0..255",
         lambda p: diversity(p.frames), "one prediction a sequence; see --num_samples",
@@ -146,6 +154,18 @@ def psnr_kaggle(predicted: list[Tensor], truth: list[Tensor]) -> dict[str, float
         "public": float(torch.cat(scores[:3]).mean()) if scores[:3] else math.nan,
         "private": float(torch.cat(scores[3:]).mean()) if scores[3:] else math.nan,
     }
+
+
+def change(frames: Tensor) -> float | None:
+    """See COLUMNS; None for a single frame. frames: (…, T-1, 3, H, W) predicted."""
+    frames = to_float(frames).clamp(0, 1)
+    return float(frames.diff(dim=-4).abs().mean() * 255) if frames.shape[-4] > 1 else None
+
+
+def change_ratio(prediction: Prediction) -> float | None:
+    """See COLUMNS."""
+    true_change = change(prediction.truth)
+    return change(prediction.frames) / true_change if true_change else None
 
 
 def diversity(frames: Tensor) -> float | None:

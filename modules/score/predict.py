@@ -39,10 +39,23 @@ def predict(
 
 
 def draw_noise(model: VAE_Model, sequence: Sequence, seed: tuple[int, ...]) -> Tensor:
-    """The latent's noise of every frame to predict, (T-1, *latent), whatever else is predicted beside it."""
+    """The latent's noise of every frame to predict, (T-1, *latent), whatever else is predicted beside it.
+
+    It goes on from frame to frame as the model's `noise` says; at another frame size than there, with the means of that
+    over each channel.
+    """
     device, (T, _, height, width) = next(model.parameters()).device, sequence.poses.shape
-    shape = (T - 1, *model.latent_shape(height, width))
-    return torch.randn(shape, generator=random_generator(device, *seed), device=device)
+    generator, latent = random_generator(device, *seed), model.latent_shape(height, width)
+    anew = torch.randn(T - 1, *latent, generator=generator, device=device)
+    if model.noise is None:
+        return anew
+    share, rho = model.noise.share.to(device), model.noise.rho
+    if share.shape != latent:
+        share = share.mean(dim=(1, 2), keepdim=True)
+    stays = torch.randn(T - 1, *latent, generator=generator, device=device)
+    for t in range(1, T - 1):
+        stays[t] = rho * stays[t - 1] + (1 - rho**2) ** 0.5 * stays[t]
+    return share.sqrt() * stays + (1 - share).sqrt() * anew
 
 
 def roll_out(

@@ -25,7 +25,7 @@ class Board:
         """One epoch: its row of metrics.csv, and after a validation the strips of `sequences` and the curves."""
         epoch = int(row["epoch"])
         for name, column in COLUMNS.items():
-            if column.tag and row[name] is not None:
+            if column.tag and row.get(name) is not None:
                 self.writer.add_scalar(column.tag, row[name], epoch)
         if row["val_psnr"] is not None:
             pictures = {f"curve/{name}": name for name in OF_A_RUN}

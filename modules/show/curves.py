@@ -8,6 +8,7 @@ window, no backend of the environment's choice.
 
 import atexit
 import contextlib
+import functools
 import io
 import os
 import shutil
@@ -27,7 +28,7 @@ FONT = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labels
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
     "loss_curve": "loss_log", "val_psnr": "val_psnr", "teacher_forcing_ratio": "tfr", "kl_beta": "beta",
-    "psnr_per_frame": "psnr_per_frame",
+    "posterior_share": "posterior_share", "psnr_per_frame": "psnr_per_frame",
 }
 
 
@@ -111,7 +112,7 @@ def empty(height: float = 2.3, rows: int = 1):
 
 def column(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and values of one column of metrics.csv, empty cells left out."""
-    pairs = [(row["epoch"], row[key]) for row in run.history if row[key] is not None]
+    pairs = [(row["epoch"], row[key]) for row in run.history if row.get(key) is not None]
     return np.array([epoch for epoch, _ in pairs]), np.array([value for _, value in pairs], dtype=float)
 
 
@@ -157,7 +158,9 @@ def draw_losses(runs: list[Run], scale: str):
 
 
 def draw_column(runs: list[Run], key: str, label: str, title: str):
-    """One column of metrics.csv over the epochs, from 0."""
+    """One column of metrics.csv over the epochs, from 0. None where no run has it."""
+    if not any(len(column(run, key)[0]) for run in runs):
+        return None
     figure, (axis,) = empty()
     for run, style in zip(runs, styles(len(runs)), strict=True):
         epochs, values = column(run, key)
@@ -245,23 +248,28 @@ def draw_frames(runs: list[Run]):
     return figure
 
 
-def draw_schedules(rows: list[dict[str, float]], folder: Path) -> None:
-    """beta.png, tfr.png and lr.png of a run that has not started. rows: a dict per epoch with beta, tfr and lr."""
+def draw_schedules(rows: list[dict[str, float]], folder: Path) -> list[str]:
+    """The schedules of a run that has not started, a figure each. rows: a dict per epoch. Returns the files' names."""
     plan = Run("plan", folder, rows, {}, None, None, {}, "")
-    for key, label, title in (
-        ("beta", "beta", "Weight of the KL term"),
-        ("tfr", "ratio", "Teacher forcing ratio"),
-        ("lr", "learning rate", "Learning rate at the end of the epoch"),
-    ):
-        save_figure(draw_column([plan], key, label, title), folder / f"{key}.png")
+    for key, words in SCHEDULES.items():
+        save_figure(draw_column([plan], key, *words), folder / f"{key}.png")
+    return [f"{key}.png" for key in SCHEDULES]
+
+
+SCHEDULES = {  # column of metrics.csv -> label and title of its figure
+    "beta": ("beta", "Weight of the KL term"),
+    "tfr": ("ratio", "Teacher forcing ratio"),
+    "posterior_share": ("share", "Clips whose z is the posterior's"),
+    "lr": ("learning rate", "Learning rate at the end of the epoch"),
+}
 
 
 FIGURES = {  # name -> function of the runs that returns a figure, or None without numbers for it
     "loss_linear": lambda runs: draw_losses(runs, "linear"),
     "loss_log": lambda runs: draw_losses(runs, "log"),
-    "beta": lambda runs: draw_column(runs, "beta", "beta", "Weight of the KL term"),
+    **{key: functools.partial(draw_column, key=key, label=label, title=title)
+       for key, (label, title) in SCHEDULES.items()},
     "tfr": draw_tfr,
-    "lr": lambda runs: draw_column(runs, "lr", "learning rate", "Learning rate at the end of the epoch"),
     "val_psnr": draw_validation,
     "psnr_per_frame": draw_frames,
 }

@@ -37,6 +37,9 @@ COLUMNS = {
     "kl": Column("KL(q || p), nats a frame, of the clips whose z is the posterior's", "train/kl"),
     "beta": Column("weight of the KL term", "schedule/beta"),
     "tfr": Column("teacher forcing ratio", "schedule/tfr"),
+    "posterior_share": Column(
+        "share of the clips whose z is the posterior's, in the last step", "schedule/posterior_share", needed=False
+    ),
     "lr": Column("learning rate of the last step", "schedule/lr"),
     "val_psnr": Column("mean PSNR of the validation in dB; empty where there was none", "validation/psnr"),
     "seconds": Column("of training and validation", "speed/seconds", needed=False),

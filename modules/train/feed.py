@@ -20,6 +20,7 @@ from modules.device import derive_seed, keep_on, random_generator, to_device
 from modules.train.distributed import Ranks
 from modules.train.schedules import Schedules, data_share
 
+NO_POSE = 255  # the white of a pose picture that shows nobody
 LATENT, FEED = range(2)  # streams of random numbers
 
 
@@ -71,10 +72,11 @@ class Feed:
     def batch(self, step: int) -> Batch:
         """The batch of one step of the epoch that has begun."""
         args, epoch, now = self.args, self.epoch, self.schedules.at(self.epoch, step)
-        window, carried, shifts = (x[step] for x in self.plan)
+        window, carried, shifts, hidden = (x[step] for x in self.plan)
         frames, poses = (
             to_device(gather(pictures, window, shifts), self.device) for pictures in self.pictures
         )
+        poses.masked_fill_(to_device(hidden, self.device)[:, None, None, None, None], NO_POSE)
         start = to_float(frames[:, 0])
         if self.carry is not None:
             start = torch.where(to_device(carried, self.device)[:, None, None, None], self.carry, start)
@@ -100,7 +102,7 @@ class Feed:
             return template_plan(self.data.windows(partial), steps, self.batch_size)
         return shuffled_plan(
             self.data.clips_within(partial), args.train_vi_len, steps, self.batch_size, args.seed, epoch,
-            random_start=args.random_start, persist=args.persist, shift=largest_shift(args),
+            random_start=args.random_start, persist=args.persist, hide=args.hide_poses, shift=largest_shift(args),
         )
 
     def _draw(self, draw: Callable, shape: tuple[int, ...], stream: int, epoch: int, step: int) -> Tensor:
@@ -122,12 +124,14 @@ class Plan(NamedTuple):
     windows: Tensor  # (S, B, T) int64, frame numbers in the data set; [..., 0] is x_1
     carried: Tensor  # (S, B) bool: the clip goes on from the frame that the step before generated last
     shifts: Tensor  # (S, B, 2) int64: all pictures of the clip are moved by so many pixels (down, right)
+    hidden: Tensor  # (S, B) bool: the poses are not shown
 
 
 def template_plan(windows: Tensor, steps: int, batch: int) -> Plan:
     """The template's order: windows (n, T) one after the other, from the first again when they are used up."""
     order = windows[torch.arange(steps * batch) % len(windows)].reshape(steps, batch, -1)
-    return Plan(order, torch.zeros(steps, batch, dtype=torch.bool), torch.zeros(steps, batch, 2, dtype=torch.long))
+    never = torch.zeros(steps, batch, dtype=torch.bool)
+    return Plan(order, never, torch.zeros(steps, batch, 2, dtype=torch.long), never)
 
 
 def shuffled_plan(
@@ -140,6 +144,7 @@ def shuffled_plan(
     *,
     random_start: bool = False,
     persist: float = 0.0,
+    hide: float = 0.0,
     shift: tuple[int, int] = (0, 0),
 ) -> Plan:
     """Windows that start anywhere in a clip [begin, end), each possible start once before any comes again.
@@ -148,6 +153,7 @@ def shuffled_plan(
     persist: the chance that a clip goes on, in the next step, from its own last generated frame, x_1 and shift kept;
     half of the time with the poses that follow, else with poses from elsewhere in the clip. So the model is trained on
     frames that it has generated many times over, as in a long rollout, at the cost of a short one.
+    hide: the chance that a clip which goes on with the poses that follow does not see them.
     shift: the largest shift in pixels (down, right).
     """
     rng = np.random.default_rng(derive_seed(seed, epoch))
@@ -160,8 +166,8 @@ def shuffled_plan(
     begin, end = bounds[chosen].reshape(steps, batch, 2).transpose(2, 0, 1).copy()
     first = rng.integers(begin, end) if random_start else start.copy()
     moved = rng.integers([-shift[0], -shift[1]], [shift[0] + 1, shift[1] + 1], (steps, batch, 2))
-    carried, jumps, places = rng.random((3, steps, batch))
-    carried, jumps = carried < persist, jumps < 0.5
+    carried, jumps, places, hidden = rng.random((4, steps, batch))
+    carried, jumps, hidden = carried < persist, jumps < 0.5, hidden < hide
     carried[0] = False
     for step in range(1, steps):
         for clip in np.flatnonzero(carried[step]):
@@ -170,11 +176,12 @@ def shuffled_plan(
                 values[here] = values[before]
             following = start[before] + T - 1
             if jumps[here] or following > end[here] - T:
+                jumps[here] = True
                 following = begin[here] + int(places[here] * (end[here] - T + 1 - begin[here]))
             start[here] = following
     windows = start[..., None] + np.arange(T)
     windows[..., 0] = first
-    return Plan(torch.from_numpy(windows), torch.from_numpy(carried), torch.from_numpy(moved))
+    return Plan(*map(torch.from_numpy, (windows, carried, moved, hidden & carried & ~jumps)))
 
 
 def gather(pictures: Tensor, windows: Tensor, shifts: Tensor) -> Tensor:

@@ -62,9 +62,7 @@ def clipped_step(
 def move_towards(averaged: nn.Module, model: nn.Module, share: Tensor) -> None:
     """Exponential moving average: every weight of `averaged` goes () `share` of the way to the model's."""
     weights = list(averaged.parameters())
-    way = torch._foreach_sub(list(model.parameters()), weights)
-    torch._foreach_mul_(way, share)
-    torch._foreach_add_(weights, way)
+    torch._foreach_lerp_(weights, list(model.parameters()), [share] * len(weights))
 
 
 class Muon(torch.optim.Optimizer):
@@ -96,29 +94,32 @@ class Muon(torch.optim.Optimizer):
             if bad is not None:  # the mean stays
                 gradients = [torch.where(bad > 0, m, g) for m, g in zip(momenta, gradients, strict=True)]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            updates = orthogonal_updates(torch._foreach_lerp(gradients, momenta, group["momentum"]), self.dtype)
-            torch._foreach_mul_(updates, good * group["lr"])
-            torch._foreach_mul_(params, 1 - good * (group["lr"] * group["weight_decay"]))
+            means, lr = torch._foreach_lerp(gradients, momenta, group["momentum"]), good * group["lr"]
+            updates = orthogonal_updates(means, lr, self.dtype)
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
             torch._foreach_sub_(params, updates)
 
 
-def orthogonal_updates(means: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The update of every weight (out, in, k, k) from its mean gradient, before the learning rate."""
+def orthogonal_updates(means: list[Tensor], lr: Tensor | float, dtype: torch.dtype) -> list[Tensor]:
+    """The update of every weight (out, in, k, k) from its mean gradient."""
     by_shape: dict[tuple, list[int]] = {}
     for i, mean in enumerate(means):
         by_shape.setdefault(tuple(mean.shape), []).append(i)
     # (out, kh kw in): the order of the columns does not matter, and channels_last weights lie like this
     stacks = [torch.stack([means[i].permute(0, 2, 3, 1).flatten(1) for i in places]) for places in by_shape.values()]
+    sizes = [lr * 0.2 * max(stack.shape[1:]) ** 0.5 for stack in stacks]
     updates = list(means)
-    for ((_, channels, kh, kw), places), stack in zip(by_shape.items(), orthogonalise(stacks, dtype), strict=True):
-        size = 0.2 * max(stack.shape[1:]) ** 0.5
-        for i, update in zip(places, stack * size, strict=True):
+    for ((_, channels, kh, kw), places), stack in zip(
+        by_shape.items(), orthogonalise(stacks, sizes, dtype), strict=True
+    ):
+        for i, update in zip(places, stack, strict=True):
             updates[i] = update.unflatten(1, (kh, kw, channels)).permute(0, 3, 1, 2)
     return updates
 
 
-def orthogonalise(stacks: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """The nearest orthogonal matrices, nearly: (n, rows, columns) each -> the same, singular values about 0.7 … 1.2.
+def orthogonalise(stacks: list[Tensor], sizes: list, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """The nearest orthogonal matrices, nearly, times a size each: (n, rows, columns) each -> the same, singular values
+    about 0.7 … 1.2 times its size.
 
     The iteration X <- Q X, Q = aI + bG + cG^2, is run on the small Gram matrices G = X X^T alone, G <- Q G Q, those of
     one size together. Only the last product, with X itself, is computed in `dtype`: a G that is rounded to bfloat16 has
@@ -138,7 +139,7 @@ def orthogonalise(stacks: list[Tensor], dtype: torch.dtype = torch.float32) -> l
             product = q if product is None else q @ product
             if iteration + 1 < ITERATIONS:
                 gram = q @ gram @ q
-        products = (product / norm_squared.sqrt()).to(dtype).split([len(wide[i]) for i in places])
+        products = (product / norm_squared.sqrt()).split([len(wide[i]) for i in places])
         for i, product in zip(places, products, strict=True):
-            wide[i] = (product @ wide[i].to(dtype)).float()
+            wide[i] = ((product * sizes[i]).to(dtype) @ wide[i].to(dtype)).float()
     return [x.mT if stack.shape[1] > stack.shape[2] else x for x, stack in zip(wide, stacks, strict=True)]

@@ -30,8 +30,8 @@ FIXED = (*MODEL_FLAGS, "frame_H", "frame_W", "seed", "optim")
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
         "test", "overwrite", "save_minutes", "tensorboard", "cuda_graphs", "pictures", "ckpt_path", "start")
 # what decides the steps of an epoch, with the number of clips that all processes train on in one step
-PLAN = ("train_vi_len", "windows", "random_start", "persist", "shift_down", "shift_right", "partial", "fast_train",
-        "fast_partial", "fast_train_epoch", "epoch_steps")
+PLAN = ("train_vi_len", "windows", "random_start", "persist", "hide_poses", "shift_down", "shift_right", "partial",
+        "fast_train", "fast_partial", "fast_train_epoch", "epoch_steps")
 # what the programs write into a --save_root
 WRITTEN = ("metrics.csv", "validation.json", "environment.json", "best.ckpt", "last.ckpt", "epoch=*.ckpt",
            "figures/*.png", "figures/*.gif", "figures/*.mp4", "tensorboard/events.out.tfevents.*", "curves/*.*",
@@ -313,8 +313,9 @@ class Stops:
             raise SystemExit(128 + self.agreed)
 
 
-def check_training(contents: dict[str, Any], path: str | Path, columns: tuple[str, ...]) -> dict[str, Any] | None:
-    """The `training` part of a checkpoint, or None if it holds weights only. columns: those of metrics.csv.
+def check_training(contents: dict[str, Any], path: str | Path, columns: dict) -> dict[str, Any] | None:
+    """The `training` part of a checkpoint, or None if it holds weights only. columns: those of metrics.csv; an earlier
+    version's history may lack what is not `needed`.
 
     The weights and the optimizer's state are checked where they are loaded.
     """
@@ -329,7 +330,8 @@ def check_training(contents: dict[str, Any], path: str | Path, columns: tuple[st
     check(isinstance(training, dict) and {"history", "best_psnr", "weights", "averaged"} <= set(training), "training")
     history, within = training["history"], training.get("within")
     check(isinstance(history, list) and all(isinstance(row, dict) for row in history), "history")
-    check(all(set(row) == set(columns) and all(map(is_number, row.values())) for row in history), "history")
+    known, expected = set(columns), {name for name, column in columns.items() if column.needed} | {"seconds"}
+    check(all(expected <= set(row) <= known and all(map(is_number, row.values())) for row in history), "history")
     epochs = [row["epoch"] for row in history]
     check(all(is_whole(e) for e in epochs) and epochs == sorted(set(epochs)), "history")
     check(not epochs or epochs[-1] == last_epoch, "history")
