@@ -11,6 +11,7 @@ from modules.options import PRESETS
 
 TINY = {"arch": "multiscale", "F_dim": 16, "L_dim": 16, "N_dim": 4, "D_out_dim": 16}
 SIZES = {key: PRESETS["best"][key] for key in ("arch", "F_dim", "L_dim", "N_dim", "D_out_dim")}
+DEFAULT = SIZES | {"prior": PRESETS["best"]["prior"]}
 
 
 def shaken(**sizes):
@@ -34,12 +35,12 @@ def operations(model, height, width):
 
 
 def test_default_is_small_and_cheap():
-    model = VAE_Model(**SIZES)
+    model = VAE_Model(**DEFAULT)
     assert sum(p.numel() for p in model.parameters()) <= 3_000_000
     at_32x64 = operations(model, 32, 64)
     assert at_32x64 <= 1e9
     for height, width, times in ((64, 64, 2.25), (64, 128, 4.5)):
-        larger = VAE_Model(**SIZES, levels=levels_for("multiscale", height, width))
+        larger = VAE_Model(**DEFAULT, levels=levels_for("multiscale", height, width))
         assert times / 1.15 < operations(larger, height, width) / at_32x64 <= times
 
 

@@ -6,7 +6,7 @@ full resolution first. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_d
 frame features, pose features, latent and fused features.
 
 A larger frame gets more levels (`levels_for` in vae.py), so the smallest map, h x w, stays as small as 4x8 and sees the
-whole body. They are added below 1/8, where they cost little: frames of twice the sides take 4.25 times the operations.
+whole body. They are added below 1/8, where they cost little: frames of twice the sides take 4.2 times the operations.
 """
 
 import torch
