@@ -58,7 +58,8 @@ COUNTS = {  # options: (default, least, help)
     "width": (64, 16, "picture width in pixels, a multiple of 8"),
     "train_frames": (1200, 2, "training frames, all clips together"), "train_clips": (3, 1, "training clips"),
     "val_frames": (630, 2, "validation frames"), "test_sequences": (2, 1, "test sequences"),
-    "test_frames": (630, 2, "frames of each test sequence")}
+    "test_frames": (630, 2, "frames of each test sequence"),
+    "broken_run": (4, 1, "most frames in a row whose poses are broken, see --broken_poses")}
 
 NUMBERS = {  # options: (default, least, most, help)
     "height_factor": (1.0, 0.5, 1.5, "the dancer's height, of the usual 1.7 m; his steps grow with him"),
@@ -127,25 +128,25 @@ def find_joints(skeleton, generator, scene):
     return pixels, seen
 
 
-def break_poses(seen, generator, share):
-    """Lose a leg, the forearms or all joints of `seen` in short runs of frames, never in the first frame."""
+def break_poses(seen, generator, share, longest):
+    """Lose a leg, the forearms or all joints of `seen` in runs of up to `longest` frames, never in the first frame."""
     left, loss = np.arange(1, len(seen)), LOSSES[0]
     wanted = min(max(1, round(share * len(seen))), len(left)) if share > 0 else 0
     while wanted:
-        run = left[left >= generator.choice(left)][:min(generator.integers(1, 5), wanted)]
+        run = left[left >= generator.choice(left)][:min(generator.integers(1, longest + 1), wanted)]
         seen[np.ix_(run, [bool(re.fullmatch(loss, name)) for name in NAMES])] = False
         left, wanted, loss = np.setdiff1d(left, run), wanted - len(run), generator.choice(LOSSES)
 
 
-def write_sequence(folders, frames, seed, first_number, broken_share, scene, legs, progress):
+def write_sequence(folders, frames, seed, first_number, broken, scene, legs, progress):
     """Draw a sequence from its own seeds into the folders of frames and of poses. Returns its joints (T, J, 3), as
-    (x, y, 1 or 0 if not seen), in pixels."""
+    (x, y, 1 or 0 if not seen), in pixels. broken: share and longest run, see break_poses."""
     motion_random, joint_random, break_random = (np.random.default_rng([*seed, stream]) for stream in range(3))
     reach = max(scene.width / scene.height * CAMERA_DISTANCE / FOCAL / 2 - 0.4, 0.1)  # m, where the picture ends
     large, studio = scene.larger(SUPERSAMPLE), draw_studio(scene)
     everything = make_skeleton(make_motion(motion_random, frames, reach), legs)
     pixels, seen = find_joints(everything, joint_random, large)
-    break_poses(seen, break_random, broken_share)
+    break_poses(seen, break_random, *broken)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, frames, 64):  # bounds the memory
@@ -186,12 +187,13 @@ def write_dataset(out, args):
     """Write train, val and test below a new folder. Each sequence has its own seed: (seed, split, index)."""
     scene = Scene(args.height, args.width, args.height_factor, tuple(args.offset), args.camera_height,
                   args.camera_distance, CLOTHES if args.colors is None else other_clothes(args.colors))
+    broken, whole = (args.broken_poses, args.broken_run), (0, 1)
     sequences = [(("train/train_img", "train/train_label"), args.train_frames // args.train_clips + (
-        clip < args.train_frames % args.train_clips), (args.seed, 0, clip), clip * CLIP_OFFSET, args.broken_poses)
+        clip < args.train_frames % args.train_clips), (args.seed, 0, clip), clip * CLIP_OFFSET, broken)
         for clip in range(args.train_clips)]
-    sequences += [(("val/val_img", "val/val_label"), args.val_frames, (args.seed, 1, 0), 0, 0)]
+    sequences += [(("val/val_img", "val/val_label"), args.val_frames, (args.seed, 1, 0), 0, whole)]
     sequences += [((f"test/test_gt/{index}", f"test/test_label/{index}"), args.test_frames, (args.seed, 2, index), 0,
-                   args.broken_poses if index == 0 else 0) for index in range(args.test_sequences)]
+                   broken if index == 0 else whole) for index in range(args.test_sequences)]
     joints = {}
     with tqdm(total=sum(sequence[1] for sequence in sequences), unit="frame", desc="drawing") as progress:
         for folders, *rest in sequences:

@@ -198,3 +198,16 @@ def test_other_dancers_dance_the_same(made, tmp_path):
 def test_dancers_that_cannot_be_are_one_line(tmp_path, flags):
     result = run(tmp_path / "data", *flags)
     assert result.returncode == 2 and flags[0] in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_broken_poses_go_on_for_as_long_as_is_asked(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    from make_dataset import break_poses
+
+    for longest in (1, 30):
+        seen = np.ones((400, 21), bool)
+        break_poses(seen, np.random.default_rng(0), 0.2, longest)
+        broken = np.flatnonzero(~seen.all(axis=1))
+        runs = [len(run) for run in np.split(broken, np.flatnonzero(np.diff(broken) > 1) + 1)]
+        assert len(broken) == 80 and seen[0].all()
+        assert max(runs) >= 15 if longest == 30 else np.mean(runs) < 2  # neighbours may touch
