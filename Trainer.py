@@ -27,8 +27,8 @@ from modules.data.pixels import frame_mse, to_float
 from modules.device import autocast, pick_device, pick_precision
 from modules.files import to_csv, write_json, write_text
 from modules.graphs import Graphed
-from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, save_checkpoint
-from modules.model.vae import VAE_Model, frame_loss
+from modules.model.checkpoint import MODEL_FLAGS, build_model, levels_of, load_weights, save_checkpoint
+from modules.model.vae import VAE_Model, frame_loss, levels_for
 from modules.progress import Progress
 from modules.score.predict import predict
 from modules.show.board import Board
@@ -36,7 +36,7 @@ from modules.show.curves import draw_training
 from modules.show.runs import COLUMNS, describe_environment
 from modules.show.validation import draw_validation, score_validation
 from modules.train.distributed import Ranks, is_launched, join, launch
-from modules.train.feed import Batch, Feed
+from modules.train.feed import Batch, Feed, largest_shift
 from modules.train.optimizers import build_optimizers, clipped_step, move_towards
 from modules.train.resume import (
     EpochProgress,
@@ -70,9 +70,11 @@ class Trainer:
 
         torch.manual_seed(args.seed)
         sizes = {name: getattr(args, name) for name in MODEL_FLAGS}
-        self.model = build_model(sizes, (args.frame_H, args.frame_W), f"--arch {args.arch} with these sizes")
-        if start.contents:
-            load_weights(self.model, start.contents["state_dict"], start.source)
+        frame_size, weights = (args.frame_H, args.frame_W), start.contents["state_dict"] if start.contents else None
+        sizes["levels"] = levels_of(weights) if weights else levels_for(args.arch, *frame_size)
+        self.model = build_model(sizes, frame_size, f"--arch {args.arch} with these sizes")
+        if weights:
+            load_weights(self.model, weights, start.source)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model) if args.ema else None
         self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay, self.dtype)
@@ -298,15 +300,25 @@ class Trainer:
         """What this run will do, in a few lines."""
         args, model = self.args, self.model
         size = sum(p.numel() for p in model.parameters())
+        height, width = model.latent_shape(args.frame_H, args.frame_W)[1:]
         lines = [
             *(data.describe() + "." for data in self.data),
-            f"Model: {args.arch}, {size:,} parameters, {args.frame_H}x{args.frame_W} frames; {self.device.type}, "
-            f"{str(self.dtype).removeprefix('torch.')}, preset {args.preset}.",
+            f"Model: {args.arch}, {size:,} parameters, {args.frame_H}x{args.frame_W} frames, z at {height}x{width}; "
+            f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}, preset {args.preset}.",
+            describe_shift(args),
             self.feed.schedules.describe(),
             *(f"--{name} is taken and has no effect {why}." for name, why in without_effect(args)),
             f"Everything is written to {self.root}.",
         ]
         return "\n".join(lines)
+
+
+def describe_shift(args: argparse.Namespace) -> str:
+    """How far clips are moved."""
+    down, right = largest_shift(args)
+    if args.windows == "template" or not (down or right):
+        return "Clips are not moved."
+    return f"Clips are moved by up to {down} pixels up or down and {right} to a side."
 
 
 def planned(args: argparse.Namespace) -> Schedules:
@@ -322,6 +334,7 @@ def dry_run(args: argparse.Namespace) -> None:
     for key, value in sorted(vars(args).items()):
         if key != "given":
             print(f"--{key} {value}")
+    print(describe_shift(args))
     schedules = planned(args)
     rows, folder = schedules.table(), Path(args.save_root) / "dry_run"
     write_text(folder / "schedules.csv", to_csv([list(rows[0]), *(row.values() for row in rows)]))

@@ -209,7 +209,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
              "--no-random_start: it is the window's first)")
     add("--persist", type=unit_float, default=0.0,
         help="chance that a clip goes on from its own last generated frame in the next step")
-    add("--shift_down", type=natural, default=0, help="move clips up or down by up to so many pixels")
+    add("--shift_down", type=natural, default=0,
+        help="move clips up or down by up to so many pixels of a 32x64 frame; larger frames: as many times more")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")
     add("--lr_schedule", default="multistep", **one_of("cosine", "multistep", "constant"),
         help="multistep: x 0.1 from epoch 2 and again from epoch 5")

@@ -153,12 +153,12 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def gflop_per_frame(model: VAE_Model) -> float:
+def gflop_per_frame(model: VAE_Model, height: int = HEIGHT, width: int = WIDTH) -> float:
     """Floating point operations of one predicted frame in 10^9, pose features included (2 per multiply-add)."""
     device, counts = next(model.parameters()).device, []
     for T in (2, 12):
         with FlopCounterMode(display=False) as counter:  # with gradients, so that every kernel is launched one by one
-            first, poses = torch.rand(T + 1, 3, HEIGHT, WIDTH, device=device).split([1, T])
+            first, poses = torch.rand(T + 1, 3, height, width, device=device).split([1, T])
             model.rollout(first, poses[None])
         counts.append(counter.get_total_flops())
     return (counts[1] - counts[0]) / 10 / 1e9

@@ -8,8 +8,10 @@ timed on a part of one sequence and scaled. Figures are medians. Every kind of f
 """
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -56,11 +58,13 @@ TESTER_ENDS = ("Predicting ", " s per sequence", "Your Result")  # words of the 
 
 
 class Launch(NamedTuple):
-    """A program that ran: seconds to its end, to the first line with each of the words, and all that it printed."""
+    """A program that ran: seconds to its end, to the first line with each of the words, and all that it printed.
+    memory_gb: its peak memory when it printed its last line, None where the system doesn't tell."""
 
     seconds: float
     moments: dict[str, float]
     text: str
+    memory_gb: float | None = None
 
 
 class Case(NamedTuple):
@@ -77,18 +81,27 @@ class Case(NamedTuple):
 def launch(program: str, *arguments, words: Iterable[str] = ()) -> Launch:
     """Run `python program arguments…` as a user does. InputError with its last line where it fails."""
     command = [sys.executable, str(ROOT / program), *map(str, arguments)]
-    moments, lines, begin = {}, [], time.perf_counter()
+    moments, lines, memory, begin = {}, [], None, time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
                           env=os.environ | {"PYTHONUNBUFFERED": "1"}) as process:
         for line in process.stdout:
             lines.append(line)
+            memory = peak_memory(process.pid) or memory
             for word in words:
                 if word in line:
                     moments.setdefault(word, time.perf_counter() - begin)
     seconds = time.perf_counter() - begin
     if process.returncode:
         raise InputError(f"{program} ended with code {process.returncode}: {lines[-1] if lines else 'no word'}")
-    return Launch(seconds, moments, "".join(lines))
+    return Launch(seconds, moments, "".join(lines), memory)
+
+
+def peak_memory(process: int) -> float | None:
+    """The peak memory of a running process up to now in GB, where Linux tells it."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+        return int(found[1]) * 1024 / 1e9 if found else None
+    return None
 
 
 def draw_data(folder: Path, sequences: int, frames: int, train_frames: int, val_frames: int) -> Path:

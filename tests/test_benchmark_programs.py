@@ -1,4 +1,4 @@
-"""Whole programs and time to a score: what is started, which lines end a stage, and the tables, on tiny data."""
+"""Whole programs, time to a score, frame sizes: what is started, what ends a stage, and the tables, on tiny data."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ from PIL import Image
 sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark_programs as programs
 import plain_program
+import sizes
 import to_score
 
 from modules.runtime import InputError
@@ -123,3 +124,44 @@ def test_time_to_a_score(dance, tmp_path, monkeypatch):
     monkeypatch.setattr(to_score, "RECIPES", {4.0: f"{small}"})
     with pytest.raises(InputError, match="--epoch_steps"):
         to_score.main()
+
+
+def test_the_table_of_sizes(dance, tmp_path, monkeypatch, capsys):
+    calls, narrow = [], ["--F_dim", "16", "--L_dim", "8", "--N_dim", "4", "--D_out_dim", "16", "--batch_size", "2"]
+    monkeypatch.setattr(sizes, "launch", make_launch(calls))
+    monkeypatch.setattr(sizes, "FLAGS", [*sizes.FLAGS, *narrow])
+    flags = ["--DR", str(dance), "--out", str(tmp_path / "s"), "--keep", str(tmp_path / "runs"), "--sizes"]
+    monkeypatch.setattr(sys, "argv", ["sizes.py", *flags, "16x32=1x2"])
+    sizes.main()
+    assert [call[0] for call in calls] == ["Trainer.py", "Tester.py"]
+    calls.clear()
+    monkeypatch.setattr(sys, "argv", ["sizes.py", *flags, "16x32=1x2", "16x16=2x1"])
+    sizes.main()
+    assert [call[0] for call in calls] == ["Trainer.py", "Tester.py"], "the other size is there"
+    names = ("--frame_H", "--frame_W", "--num_epoch", "--epoch_steps", "--val_every", "--seed")
+    assert [calls[0][calls[0].index(name) + 1] for name in names] == ["16", "16", "2", "1", "1", "0"]
+    head, _, *rows = read_table(tmp_path / "s.md")
+    assert head == list(sizes.TITLES.values()) and [row[:2] for row in rows] == [["16x32", "4"], ["16x16", "4"]]
+    assert [row[4:6] for row in rows] == [["1 x 2 steps", "4"], ["2 x 1 steps", "4"]]
+    runs = json.loads((tmp_path / "s.json").read_text())["runs"]
+    tested = json.loads((tmp_path / "runs/16x32_1x2_seed0/test/metrics.json").read_text())["sequences"]
+    assert runs[0]["psnr"] == np.mean([s["psnr"] for s in tested])
+    assert runs[0]["gain"] == runs[0]["psnr"] - np.mean([s["baselines"]["nearest_pose"]["psnr"] for s in tested])
+    assert runs[0]["gflop"] == pytest.approx(2 * runs[1]["gflop"]) and runs[0]["parameters"] == runs[1]["parameters"]
+    picture = np.asarray(Image.open(tmp_path / "s.png"))
+    assert picture.shape == (2 * (20 + 2 * 128 + 4), 1600, 3)
+    truth = np.asarray(Image.open(dance / "test/test_gt/0/frame000009.png").resize((32, 16), Image.BILINEAR))
+    assert np.array_equal(picture[20:148:8, 5 * 260 : 5 * 260 + 256 : 8], truth), "the last frame is the last moment"
+    monkeypatch.setattr(sys, "argv", ["sizes.py", *flags, "32x64"])
+    with pytest.raises(InputError, match="16x32; expected at least 32x64"):
+        sizes.main()
+
+
+@pytest.mark.parametrize("text, size", [("64x128", (64, 128, 16, 250)), ("8x16=2x30", (8, 16, 2, 30)),
+                                        ("64", None), ("64x128=3", None), ("0x64", None), ("64x128=0x9", None)])
+def test_sizes_are_parsed(text, size):
+    if size:
+        assert sizes.Size.parse(text) == size
+    else:
+        with pytest.raises(sizes.argparse.ArgumentTypeError, match="HEIGHTxWIDTH=EPOCHSxSTEPS"):
+            sizes.Size.parse(text)

@@ -93,9 +93,9 @@ def test_names_of_the_boxes_are_the_models():
 
 
 @pytest.mark.parametrize("sizes", [
-    {"F_dim": 32, "L_dim": 16, "N_dim": 12, "D_out_dim": 48, "arch": "multiscale", "prior": "learned"},
-    {"F_dim": 24, "L_dim": 40, "N_dim": 3, "D_out_dim": 64, "arch": "multiscale", "prior": "standard"},
-    {"F_dim": 64, "L_dim": 12, "N_dim": 8, "D_out_dim": 32, "arch": "template", "prior": "learned"},
+    {"F_dim": 32, "L_dim": 16, "N_dim": 12, "D_out_dim": 48, "arch": "multiscale", "prior": "learned", "levels": 4},
+    {"F_dim": 24, "L_dim": 40, "N_dim": 3, "D_out_dim": 64, "arch": "multiscale", "prior": "standard", "levels": 6},
+    {"F_dim": 64, "L_dim": 12, "N_dim": 8, "D_out_dim": 32, "arch": "template", "prior": "learned", "levels": 1},
 ], ids=["learned", "multiscale", "template"])
 def test_sizes_are_read_from_bare_weights(tmp_path, sizes):
     torch.save(VAE_Model(**sizes).state_dict(), tmp_path / "x.pt")

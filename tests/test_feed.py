@@ -1,10 +1,12 @@
 """The plan of an epoch: windows never cross a cut, carried clips go on, pictures move together."""
 
 import numpy as np
+import pytest
 import torch
 from conftest import noise_frames
 
-from modules.train.feed import gather, shuffled_plan, template_plan
+from modules.options import parse_trainer
+from modules.train.feed import gather, largest_shift, shuffled_plan, template_plan
 
 CLIPS = [(0, 10), (10, 18), (18, 20)]  # the last is shorter than a window
 
@@ -52,6 +54,16 @@ def test_carried_clips_keep_x1_and_shift_and_go_on():
         followed += int(here[1] == before[3] + 1)
     assert 0.2 < followed / carried.sum() < 0.6, "with the poses that follow, where the clip does not end"
     assert (windows[..., 1:].diff(dim=-1) == 1).all() and windows[..., 1:].max() < 18
+
+
+@pytest.mark.parametrize("flags, pixels", [
+    ("", (2, 12)), ("--frame_H 64", (4, 12)), ("--frame_H 128 --frame_W 256", (8, 48)), ("--frame_W 16", (2, 3)),
+    ("--shift_down 3 --frame_H 48", (4, 12)), (f"--shift_down {2**62} --frame_H 64", (64, 12)),
+])
+def test_shifts_grow_with_the_frame(flags, pixels):
+    args = parse_trainer(["--DR", "x", "--save_root", "x", *flags.split()])
+    assert largest_shift(args) == pixels
+    plan(shift=pixels)
 
 
 def test_template_plan_takes_the_windows_in_order():

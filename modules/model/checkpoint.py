@@ -29,7 +29,8 @@ from modules.model.vae import VAE_Model
 from modules.runtime import InputError
 
 DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(VAE_Model).parameters.items()}
-MODEL_FLAGS = tuple(DEFAULTS)  # how to build the model: the one list of their names
+# how to build the model: the one list of their names; levels are no flag, frame size or weights decide them
+MODEL_FLAGS = tuple(name for name in DEFAULTS if name != "levels")
 ENDINGS = (".ckpt", ".pth", ".pt", ".pth.tar")
 TEMPLATE_SIZE = (32, 64)
 MAX_CHANNELS, MAX_SIDE, MAX_COUNT = 1 << 14, 1 << 14, 1 << 40  # F_dim and the others; pixels; epochs and steps
@@ -131,8 +132,9 @@ def best_checkpoint(folder: Path) -> Path | None:
 def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], tuple[int, int]]:
     """The arguments of VAE_Model and the frame size (H, W) that a checkpoint's weights are for.
 
-    Without a `config` of ours the sizes are read from the shapes of the weights. The weights are compared with a model
-    without memory, so sizes that the file only claims cost nothing.
+    Without a `config` of ours the sizes are read from the shapes of the weights. The levels are always read from the
+    weights' names: older files don't tell them. The weights are compared with a model without memory, so sizes that
+    the file only claims cost nothing.
     """
     state, config = contents["state_dict"], contents.get("config")
     if not has_config(contents):
@@ -148,7 +150,7 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
     ):
         raise InputError(f"{path}: its 'config' does not describe a model with channels of 1 … {MAX_CHANNELS}")
     with torch.device("meta"), NoFirstValues():
-        model = build_model(sizes, frame_size, f"{path}: its 'config'")
+        model = build_model(sizes | {"levels": levels_of(state)}, frame_size, f"{path}: its 'config'")
     check_weights(model, state, path)
     return model.config, (frame_size[0], frame_size[1])
 
@@ -185,6 +187,12 @@ def sizes_of(state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
     return {"arch": arch, "prior": "learned" if learned else "standard"} | sizes
 
 
+def levels_of(state: dict[str, Tensor]) -> int | None:
+    """The levels of a multi-scale model by the names of its weights; None if these are of another architecture."""
+    found = [re.fullmatch(r"frame_transformation\.convs\.(\d{1,3})\.weight", str(name)) for name in state]
+    return max((int(match[1]) + 1 for match in found if match), default=None)
+
+
 def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[VAE_Model, tuple[int, int]]:
     """Build the model that a checkpoint describes and load its weights. Returns it with its frame size (H, W)."""
     config, frame_size = read_config(contents, path)
@@ -207,9 +215,11 @@ def build_model(sizes: dict[str, Any], frame_size: tuple[int, int], source: str)
 
 def check_frame_size(model: VAE_Model, frame_size: tuple[int, int], source: str) -> None:
     """InputError if the model cannot make frames (H, W)."""
-    if any(side % model.latent_scale for side in frame_size):
+    scale = model.latent_scale
+    if any(side % scale for side in frame_size):
         height, width = frame_size
-        raise InputError(f"{source}: frames of {height}x{width}; expected multiples of {model.latent_scale}")
+        near = "x".join(str(max(1, round(side / scale)) * scale) for side in frame_size)
+        raise InputError(f"{source}: frames of {height}x{width}; expected multiples of {scale}, such as {near}")
 
 
 def load_weights(model: torch.nn.Module, state: Any, path: str | Path) -> None:

@@ -1,9 +1,12 @@
-"""The same five boxes, made for speed and quality: features at 1, 1/2, 1/4 and 1/8 of the frame's resolution.
+"""The same five boxes, made for speed and quality: features at 1, 1/2, 1/4, 1/8 … of the frame's resolution.
 
 The heavy work is done where the pictures are small, the pose enters at every resolution, z at the smallest. x_1 is a
-second reference beside the last frame: the background is in it. H and W are multiples of 8. A "pyramid" is a list of
-four feature maps, full resolution first. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_dim: the channels at
-1/8 of frame features, pose features, latent and fused features.
+second reference beside the last frame: the background is in it. A "pyramid" is a list of feature maps, one per level,
+full resolution first. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_dim: the channels at 1/8 and below of
+frame features, pose features, latent and fused features.
+
+A larger frame gets more levels (`levels_for` in vae.py), so the smallest map, h x w, stays as small as 4x8 and sees the
+whole body. They are added below 1/8, where they cost little: frames of twice the sides take 4.2 times the operations.
 """
 
 import torch
@@ -12,31 +15,40 @@ from torch.nn import functional as F
 
 from modules.model.layers import reparameterise, split_gaussian
 
-FRAME_SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # channels at each resolution, as a share of those at 1/8
+LEVELS = range(4, 14)  # how many there can be; a weight's number in its name is its level
+# of each level, the last one's also of all further levels
+FRAME_SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # channels, as a share of those at 1/8
 POSE_SHARES = (0.1, 0.3, 0.6, 1.0)
+FRAME_BLOCKS, POSE_BLOCKS, FUSED_BLOCKS = (0, 0, 0, 0), (0, 1, 1, 1), (1, 2, 2, 2)
 LOGVAR_SPAN = 6.0
 INFORMED_GAIN, INFORMED_LOGVAR = 2.0, -4.0  # how a posterior starts; a standard deviation of 0.14
 SLOPE = 0.1  # of the LeakyReLUs
-LAST_FRAME_LEVELS = (2, 3)  # 1/4 and 1/8
-SCALE = 8  # full resolution over the smallest, where z is
+LAST_FRAME_MAPS = 2  # that the last frame enters at, the smallest ones
 SEES_FIRST = True  # features of x_1 are used
 
 
-def build(F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, learned_prior: bool) -> dict[str, nn.Module | None]:
+def build(
+    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, learned_prior: bool
+) -> dict[str, nn.Module | None]:
     """The boxes of VAE_Model by their names."""
     return {
-        "frame_transformation": RGB_Encoder(F_dim),
-        "label_transformation": Label_Encoder(L_dim, D_out_dim),
+        "frame_transformation": RGB_Encoder(F_dim, levels),
+        "label_transformation": Label_Encoder(L_dim, D_out_dim, levels),
         "Gaussian_Predictor": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=True),
-        "Decoder_Fusion": Decoder_Fusion(F_dim, N_dim, D_out_dim),
-        "Generator": Generator(D_out_dim),
+        "Decoder_Fusion": Decoder_Fusion(F_dim, N_dim, D_out_dim, levels),
+        "Generator": Generator(D_out_dim, levels),
         "prior": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=False) if learned_prior else None,
     }
 
 
-def widths(channels: int, shares: tuple[float, ...]) -> list[int]:
-    """Channels at 1, 1/2, 1/4 and 1/8, rounded to multiples of 8."""
-    return [max(8, 8 * round(channels * share / 8)) for share in shares]
+def widths(channels: int, shares: tuple[float, ...], levels: int) -> list[int]:
+    """Channels at every level, rounded to multiples of 8."""
+    return [max(8, 8 * round(channels * share / 8)) for share in continued(shares, levels)]
+
+
+def continued(values: tuple, levels: int) -> tuple:
+    """One value per level: the last one also for all further levels."""
+    return values + values[-1:] * (levels - len(values))
 
 
 class Block(nn.Module):
@@ -58,7 +70,7 @@ def act(x: Tensor) -> Tensor:
 
 
 def keep_scale(conv: nn.Conv2d, slope: float = 1.0) -> None:
-    """Initialise (He et al. 2015) so that features keep their scale: what differs between frames reaches 1/8.
+    """Initialise (He et al. 2015) so that features keep their scale: what differs between frames reaches z.
 
     slope: of the LeakyReLU before the convolution, 1 for none.
     """
@@ -91,28 +103,27 @@ class Pyramid(nn.Module):
 class RGB_Encoder(Pyramid):
     """frame -> frame features; grey is zero."""
 
-    def __init__(self, F_dim: int):
-        super().__init__(widths(F_dim, FRAME_SHARES), (0, 0, 0, 0), zero=0.5, scale=4.0)
+    def __init__(self, F_dim: int, levels: int):
+        channels, blocks = widths(F_dim, FRAME_SHARES, levels), continued(FRAME_BLOCKS, levels)
+        super().__init__(channels, blocks, zero=0.5, scale=4.0)
 
 
 class Label_Encoder(Pyramid):
     """pose -> pose features, already of the fused features' channels; the white background is zero."""
 
-    def __init__(self, L_dim: int, D_out_dim: int):
-        channels = widths(L_dim, POSE_SHARES)
-        super().__init__(channels, (0, 1, 1, 1), zero=1.0, scale=-4.0)
-        self.maps = nn.ModuleList(
-            nn.Conv2d(i, o, 1) for i, o in zip(channels, widths(D_out_dim, POSE_SHARES), strict=True)
-        )
+    def __init__(self, L_dim: int, D_out_dim: int, levels: int):
+        channels, mapped = widths(L_dim, POSE_SHARES, levels), widths(D_out_dim, POSE_SHARES, levels)
+        super().__init__(channels, continued(POSE_BLOCKS, levels), zero=1.0, scale=-4.0)
+        self.maps = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(channels, mapped, strict=True))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [project(features) for project, features in zip(self.maps, super().forward(x), strict=True)]
 
 
 class Gaussian_Predictor(nn.Module):
-    """q(z | frame to predict, pose), or p(z | last frame, pose), from the features at 1/8 -> z, mu, logvar.
+    """q(z | frame to predict, pose), or p(z | last frame, pose), from the smallest maps -> z, mu, logvar.
 
-    Each (B, N, H/8, W/8) float32. A prior starts as N(0, I). A posterior starts `informed`: narrow, and its mean
+    Each (B, N, h, w) float32. A prior starts as N(0, I). A posterior starts `informed`: narrow, and its mean
     follows the frame. From N(0, I) z is noise at first, and a decoder that has learned to ignore it goes on so.
     """
 
@@ -131,7 +142,7 @@ class Gaussian_Predictor(nn.Module):
             nn.init.constant_(self.out.bias[N_dim:], INFORMED_LOGVAR)
 
     def forward(self, frame_features: list[Tensor], pose_features: list[Tensor], noise: Tensor | None = None):
-        """noise (B, N, H/8, W/8) from N(0, I), or None for z = mu."""
+        """noise (B, N, h, w) from N(0, I), or None for z = mu."""
         joint = self.frame(frame_features[-1]) + self.pose(pose_features[-1])
         mu, logvar = split_gaussian(self.out(act(self.block(joint))))
         logvar = LOGVAR_SPAN * torch.tanh(logvar / LOGVAR_SPAN)  # at high rates the KL would otherwise leap to 10^6
@@ -141,15 +152,16 @@ class Gaussian_Predictor(nn.Module):
 class Decoder_Fusion(nn.Module):
     """Features of the last frame, of x_1, of the pose, and z -> fused pyramid: their linear maps, summed.
 
-    The last frame enters at 1/4 and 1/8 only, through maps that start at zero: what it adds has to be learned, and
-    errors in its details are not copied from frame to frame.
+    The last frame enters at the two smallest maps only, through maps that start at zero: what it adds has to be
+    learned, and errors in its details, which are those of the body at any frame size, are not copied on and on.
     """
 
-    def __init__(self, F_dim: int, N_dim: int, D_out_dim: int):
+    def __init__(self, F_dim: int, N_dim: int, D_out_dim: int, levels: int):
         super().__init__()
-        pairs = list(zip(widths(F_dim, FRAME_SHARES), widths(D_out_dim, POSE_SHARES), strict=True))
+        pairs = list(zip(widths(F_dim, FRAME_SHARES, levels), widths(D_out_dim, POSE_SHARES, levels), strict=True))
+        smallest = range(levels - LAST_FRAME_MAPS, levels)
         self.first = nn.ModuleList(nn.Conv2d(i, o, 1, bias=False) for i, o in pairs)
-        self.last = nn.ModuleDict({str(level): nn.Conv2d(*pairs[level], 1, bias=False) for level in LAST_FRAME_LEVELS})
+        self.last = nn.ModuleDict({str(level): nn.Conv2d(*pairs[level], 1, bias=False) for level in smallest})
         self.latent = nn.Conv2d(N_dim, pairs[-1][1], 1, bias=False)
         for last_map in self.last.values():
             nn.init.zeros_(last_map.weight)
@@ -159,8 +171,8 @@ class Decoder_Fusion(nn.Module):
     ) -> list[Tensor]:
         references = (first_map(first) for first_map, first in zip(self.first, first_features, strict=True))
         fused = [pose + reference for pose, reference in zip(pose_features, references, strict=True)]
-        for level in LAST_FRAME_LEVELS:
-            fused[level] = fused[level] + self.last[str(level)](last_features[level])
+        for level, last_map in self.last.items():
+            fused[int(level)] = fused[int(level)] + last_map(last_features[int(level)])
         fused[-1] = fused[-1] + self.latent(z)
         return fused
 
@@ -171,18 +183,16 @@ class Generator(nn.Module):
     A pixel that should stay as it is in x_1 costs nothing, and a rollout stays within (0, 1), however long.
     """
 
-    def __init__(self, D_out_dim: int):
+    def __init__(self, D_out_dim: int, levels: int):
         super().__init__()
-        channels = widths(D_out_dim, POSE_SHARES)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*map(Block, [c] * n)) for c, n in zip(channels, (1, 2, 2, 2), strict=True)
-        )
+        channels, blocks = widths(D_out_dim, POSE_SHARES, levels), continued(FUSED_BLOCKS, levels)
+        self.blocks = nn.ModuleList(nn.Sequential(*map(Block, [c] * n)) for c, n in zip(channels, blocks, strict=True))
         self.up = nn.ModuleList(nn.Conv2d(low, high, 1) for high, low in zip(channels, channels[1:], strict=False))
         self.out = nn.Conv2d(channels[0], 3, 3, padding=1)
 
     def forward(self, fused: list[Tensor], last_frame: Tensor, first_frame: Tensor) -> Tensor:
-        x = self.blocks[-1](fused[-1])  # (B, D, H/8, W/8)
-        for level in (2, 1, 0):
+        x = self.blocks[-1](fused[-1])  # (B, D, h, w)
+        for level in reversed(range(len(self.up))):
             x = fused[level] + F.interpolate(self.up[level](x), scale_factor=2, mode="nearest")
             x = self.blocks[level](x)
         with torch.autocast(x.device.type, enabled=False):  # a rollout feeds this back: float32

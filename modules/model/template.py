@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from modules.model.layers import DepthConvBlock, PictureNorm2d, Residual, reparameterise, split_gaussian
 
-SCALE = 1  # of a frame's side over the latent's
+LEVELS = range(1, 2)  # resolutions of the features: one
 SEES_FIRST = False  # whether features of x_1 are used
 
 
-def build(F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, learned_prior: bool) -> dict[str, nn.Module | None]:
-    """The boxes of VAE_Model by their names."""
+def build(
+    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, learned_prior: bool
+) -> dict[str, nn.Module | None]:
+    """The boxes of VAE_Model by their names. levels: always 1."""
     return {
         "frame_transformation": RGB_Encoder(F_dim),
         "label_transformation": Label_Encoder(L_dim),

@@ -19,7 +19,8 @@ from modules.model import ARCHITECTURES, PRIORS
 from modules.model.layers import gaussian_kl, reparameterise
 
 MSE_FLOOR = 1e-6  # 60 dB
-POSE_CHUNK = 64  # frames whose pose features are computed in one batch, outside the recursion
+SMALLEST_SIDE = 4  # of the smallest feature map, see levels_for
+POSE_PIXELS = 64 * 32 * 64  # of a clip's frames whose pose features are computed at once, outside the recursion
 
 
 class Rollout(NamedTuple):
@@ -35,7 +36,8 @@ class VAE_Model(nn.Module):
 
     arch: "template" (the course's) or "multiscale". F_dim, L_dim, N_dim, D_out_dim: channels of frame features, pose
     features, latent and fused features. prior: "standard", N(0, I), or "learned", p(z | last frame, pose) as in
-    Denton & Fergus 2018. ValueError for other names.
+    Denton & Fergus 2018. levels: resolutions of the features, each half of the one before; by default the fewest that
+    the architecture has. ValueError for other names and numbers.
     """
 
     recurrent_prior = False  # whether `prior_step` makes use of its state
@@ -48,17 +50,22 @@ class VAE_Model(nn.Module):
         N_dim: int = 12,
         D_out_dim: int = 192,
         prior: str = "standard",
+        levels: int | None = None,
     ):
         super().__init__()
         if arch not in ARCHITECTURES or prior not in PRIORS:
             raise ValueError(f"arch {arch!r} and prior {prior!r}: expected one of {ARCHITECTURES} and of {PRIORS}")
-        self.config = {
-            "arch": arch, "F_dim": F_dim, "L_dim": L_dim, "N_dim": N_dim, "D_out_dim": D_out_dim, "prior": prior
-        }
         boxes = importlib.import_module(f"modules.model.{arch}")
-        for name, box in boxes.build(F_dim, L_dim, N_dim, D_out_dim, learned_prior=prior == "learned").items():
+        levels = boxes.LEVELS[0] if levels is None else levels
+        if levels not in boxes.LEVELS:
+            raise ValueError(f"{levels} levels: expected {boxes.LEVELS[0]} … {boxes.LEVELS[-1]} of {arch}")
+        self.config = {
+            "arch": arch, "F_dim": F_dim, "L_dim": L_dim, "N_dim": N_dim, "D_out_dim": D_out_dim, "prior": prior,
+            "levels": levels,
+        }
+        for name, box in boxes.build(F_dim, L_dim, N_dim, D_out_dim, levels, learned_prior=prior == "learned").items():
             setattr(self, name, box)
-        self.latent_scale = boxes.SCALE  # of a frame's side over the latent's
+        self.latent_scale = 2 ** (levels - 1)  # of a frame's side over the latent's
         self.sees_first = boxes.SEES_FIRST  # whether x_1's features are used
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -107,8 +114,9 @@ class VAE_Model(nn.Module):
         frames, kl, n = [], [], posterior_clips
         # from here on time comes first: (T, B, …)
         poses, noise, truth = (x if x is None else x.transpose(0, 1) for x in (poses, noise, truth))
-        for begin in range(1, len(poses), POSE_CHUNK):
-            count = min(POSE_CHUNK, len(poses) - begin)
+        chunk = max(1, POSE_PIXELS // (first.shape[-2] * first.shape[-1]))  # frames
+        for begin in range(1, len(poses), chunk):
+            count = min(chunk, len(poses) - begin)
             pose_features = over_time(self.label_transformation, to_float(poses[begin : begin + count]))
             posteriors = [None] * count  # or mu and logvar (n, *latent)
             if n:
@@ -176,6 +184,19 @@ class VAE_Model(nn.Module):
             posterior_clips=posterior_clips * steps, z_from=z_from,
         )
         return Rollout(*(x.unflatten(0, (-1, steps))[:, :, 0] for x in (frames, kl)))
+
+
+def levels_for(arch: str, height: int, width: int) -> int:
+    """The levels of a new model for frames of height x width pixels: as many as leave the smallest map a short side of
+    at least SMALLEST_SIDE pixels, so 4x8 at 32x64, 64x128 and 128x256; no more than both sides can be halved, and no
+    fewer than the architecture's fewest."""
+    possible = importlib.import_module(f"modules.model.{arch}").LEVELS
+
+    def fits(levels: int) -> bool:
+        scale = 2 ** (levels - 1)
+        return height % scale == width % scale == 0 and min(height, width) >= SMALLEST_SIDE * scale
+
+    return max([possible[0], *filter(fits, possible)])
 
 
 def pad_clips(kl: Tensor, clips: int) -> Tensor:

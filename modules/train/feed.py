@@ -100,13 +100,20 @@ class Feed:
             return template_plan(self.data.windows(partial), steps, self.batch_size)
         return shuffled_plan(
             self.data.clips_within(partial), args.train_vi_len, steps, self.batch_size, args.seed, epoch,
-            random_start=args.random_start, persist=args.persist, shift=(args.shift_down, args.shift_right),
+            random_start=args.random_start, persist=args.persist, shift=largest_shift(args),
         )
 
     def _draw(self, draw: Callable, shape: tuple[int, ...], stream: int, epoch: int, step: int) -> Tensor:
         generator = random_generator(self.device, self.args.seed, stream, epoch, step)
         whole = draw((shape[0] * self.ranks.size, *shape[1:]), generator=generator, device=self.device)
         return self.ranks.share(whole)
+
+
+def largest_shift(args: argparse.Namespace) -> tuple[int, int]:
+    """The pixels (down, right) that clips are moved by at most: the flags' at 32x64, a larger frame's are as many times
+    more as its sides are."""
+    down, right = round(args.shift_down * args.frame_H / 32), round(args.shift_right * args.frame_W / 64)
+    return min(down, args.frame_H), min(right, args.frame_W)
 
 
 class Plan(NamedTuple):

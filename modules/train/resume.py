@@ -112,7 +112,7 @@ def find_start(args: argparse.Namespace) -> tuple[argparse.Namespace, Start]:
     contents = load_checkpoint(path)
     if given:
         config, size = read_config(contents, path)
-        vars(args).update(config)
+        vars(args).update({name: config[name] for name in MODEL_FLAGS})
         args.frame_H = args.frame_H if "frame_H" in args.given else size[0]
         args.frame_W = args.frame_W if "frame_W" in args.given else size[1]
     settings = contents.get("settings", {})
