@@ -27,12 +27,10 @@ from modules.runtime import InputError, run_program
 from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
 from modules.show.runs import describe_environment, read_commit, read_history
 
-# every clip sees the posterior at first, half of them at the end
-FALLING = "--posterior_share 1 --posterior_end 0.5 --prior learned --weight_decay 0.3"
 RECIPES = {  # PSNR of the validation in dB -> flags of Trainer.py whose one epoch is to reach it
-    28.66: "--epoch_steps 100",  # the report's best
-    36.0: f"--epoch_steps 620 {FALLING}",
-    38.4: f"--epoch_steps 2150 {FALLING}",  # the best public score
+    28.66: "--epoch_steps 100 --batch_size 16 --lr 5e-3 --posterior_share 0.25 --prior standard",  # the report's best
+    36.0: "--epoch_steps 360",
+    38.4: "--epoch_steps 1400",  # the best public score
 }
 COMMON = ["--num_epoch", "1", "--val_every", "1", "--pictures", "none", "--precision", "auto"]
 
