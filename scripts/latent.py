@@ -17,7 +17,9 @@ from modules.files import to_csv, to_markdown, write_text
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.runtime import run_program
 from modules.score.latent import latent_use
-from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
+from modules.show.curves import COLORS, new_figure, save_figure
+
+BLUE, ORANGE, GREEN, *_ = COLORS
 
 
 def main() -> None:
@@ -29,15 +31,13 @@ def main() -> None:
     args = parser.parse_args()
     device, rows = pick_device(None), []
     for path in args.checkpoints:
-        checkpoint = load_checkpoint(path)
-        model, (height, width) = model_from_checkpoint(checkpoint, path)
+        model, (height, width) = model_from_checkpoint(load_checkpoint(path), path)
         sequence = Dataset_Dance(args.DR, "val", height, width).sequences[0]
         use = latent_use(
             model.to(device).eval(), sequence, pick_precision("auto", device), num_samples=args.num_samples
         )
-        settings = checkpoint.get("settings", {})
-        name = {"run": Path(path).parent.name, "prior": model.config["prior"], "beta": settings.get("kl_beta")}
-        rows.append(name | {key: value for key, value in use.items() if key != "kl_per_dimension"})
+        rows.append({"run": Path(path).resolve().parent.name}
+                    | {key: value for key, value in use.items() if key != "kl_per_dimension"})
         print(", ".join(f"{key} {cell(value)}" for key, value in rows[-1].items()))
     table = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
     for ending, text in (("md", to_markdown(table)), ("csv", to_csv(table))):
@@ -46,30 +46,25 @@ def main() -> None:
 
 
 def draw_latent_use(rows: list[dict], path: Path) -> None:
-    """Score against variety: what sampling z costs in PSNR, over how much the samples differ; one mark per run.
+    """Score against variety: what sampling z costs in PSNR, over how much the samples differ; four marks a run, named.
 
-    rows: as latent_use gives them, with `run`, `prior` and `beta`.
+    rows: as latent_use gives them, with `run`.
     """
     figure, (axis,) = new_figure(size=(6, 3.5))
     axis.set(xlabel="diversity of samples (standard deviation, levels of 255)", ylabel="PSNR (dB)")
     axis.set_title("Score and variety")
-    for prior, color, marker, side in (("standard", BLUE, "o", 1), ("learned", ORANGE, "s", -1)):
-        runs = sorted((row for row in rows if row["prior"] == prior), key=lambda row: row["diversity"])
-        x = [row["diversity"] for row in runs]
-        for key, style, label in (
-            ("psnr_prior", ":", "prior's mean"), ("psnr_sample", "-", "mean sample"),
-            ("psnr_best_sample", "--", "best sample"),
-        ):
-            if runs:
-                axis.plot(x, [row[key] for row in runs], color=color, marker=marker, linestyle=style, markersize=4,
-                          label=f"{prior} prior: {label}")
-        for row in runs:
-            note = f"beta {row['beta']:g}, {row['kl']:.0f} nats"
-            axis.annotate(note, (row["diversity"], row["psnr_sample"]), fontsize=6, color=color,
-                          xytext=(5 * side, 8 * side), textcoords="offset points", va="center",
-                          ha="left" if side > 0 else "right",
-                          bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5})
-    axis.margins(x=0.22, y=0.1)
+    rows = sorted(rows, key=lambda row: row["diversity"])
+    x = [row["diversity"] for row in rows]
+    for key, color, marker, label in (
+        ("psnr_posterior", GREEN, "^", "posterior's mean"), ("psnr_prior", BLUE, "o", "prior's mean"),
+        ("psnr_best_sample", ORANGE, "x", "best sample"), ("psnr_sample", ORANGE, "s", "mean sample"),
+    ):
+        axis.plot(x, [row[key] for row in rows], color=color, marker=marker, linestyle=":", markersize=4, label=label)
+    for row in rows:
+        low = min(row[key] for key in ("psnr_posterior", "psnr_prior", "psnr_sample"))
+        axis.annotate(f"{row['run']}\n{row['kl']:.0f} nats", (row["diversity"], low), fontsize=6, xytext=(0, -6),
+                      textcoords="offset points", va="top", ha="center")
+    axis.margins(x=0.15, y=0.2)
     axis.legend(frameon=False, fontsize=7)
     save_figure(figure, path)
 
