@@ -13,7 +13,7 @@ from pathlib import Path
 from environment import ROOT, call, from_here, make_environment
 
 MODEL = "docs/pretrained/dancer.ckpt"
-TRAINING = ["--num_epoch", "8", "--epoch_steps", "250", "--val_every", "4"]
+TRAINING = ["--num_epoch", "16", "--epoch_steps", "250", "--val_every", "8"]
 PICTURES = ("figures/loss_curve.png", "figures/val_psnr.png", "figures/psnr_per_frame.png",
             "test/seq*/panel.png", "test/seq*/panel.mp4", "test/seq*/pred_seq.gif")
 

@@ -1,7 +1,7 @@
 """Measure what larger frames cost and score: train, test and draw the default model at several frame sizes.
 
     python scripts/sizes.py --DR DATA --out docs/pictures/sizes --keep runs/sizes
-    python scripts/sizes.py --DR DATA --keep runs/sizes --sizes 64x128=8x250       (8 epochs of 250 steps)
+    python scripts/sizes.py --DR DATA --keep runs/sizes --sizes 64x128=16x250      (16 epochs of 250 steps)
 
 DATA's pictures must be as large as the largest frames, e.g. make_dataset.py --height 128 --width 256; for smaller
 frames they are resized. Every size has its own budget, which the table states. With --keep the same command again goes
@@ -35,8 +35,8 @@ from modules.show.panels import blank_line
 from modules.show.panels import write_text as write_words
 from modules.show.runs import describe_environment, read_commit, read_history
 
-SIZES = ("32x64=8x250", "64x64=8x250", "64x128=8x250", "128x256=2x250")
-BUDGET = "8x250"  # of a size that is given without one
+SIZES = ("32x64=16x250", "64x64=16x250", "64x128=16x250", "128x256=4x250")
+BUDGET = "16x250"  # of a size that is given without one
 FLAGS = ["--pictures", "none"]  # of the Trainer besides size, budget and seed
 MOMENTS, WIDEST, TALL = 6, 1600, 128  # of the picture: frames in a row; px of its width and of a frame's height
 TITLES = {
