@@ -286,8 +286,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="runs/programs", help="path of the JSON, Markdown and PNG, without ending")
     parser.add_argument("--quick", action="store_true", help="one round, short sequences, ten training steps")
+    parser.add_argument("--rounds", type=int, help=f"default: {FULL.rounds}, and {QUICK.rounds} with --quick")
     args = parser.parse_args()
     size = QUICK if args.quick else FULL
+    size = size._replace(rounds=args.rounds or size.rounds)
     device = pick_device(None)
     with tempfile.TemporaryDirectory() as folder:
         rows, times = benchmark(Path(folder), size)

@@ -29,8 +29,8 @@ from modules.show.runs import describe_environment, read_commit, read_history
 
 LARGE = "--batch_size 32 --lr 7e-3 --warmup_steps 25"  # a fifth more frames a second
 RECIPES = {  # PSNR of the validation in dB -> flags of Trainer.py whose one epoch is to reach it
-    28.66: "--epoch_steps 100",  # the report's best
-    36.0: f"--epoch_steps 360 {LARGE}",
+    28.66: "--epoch_steps 100 --posterior_share 0.25 --prior standard --weight_decay 0.1",  # the report's best
+    36.0: "--epoch_steps 620",
     38.4: f"--epoch_steps 1400 {LARGE}",  # the best public score
 }
 COMMON = ["--num_epoch", "1", "--val_every", "1", "--pictures", "none", "--precision", "auto"]
