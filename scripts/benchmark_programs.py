@@ -99,7 +99,7 @@ def launch(program: str, *arguments, words: Iterable[str] = ()) -> Launch:
 def peak_memory(process: int) -> float | None:
     """The peak memory of a running process up to now in GB, where Linux tells it."""
     with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(encoding="utf-8"))
         return int(found[1]) * 1024 / 1e9 if found else None
     return None
 

@@ -106,7 +106,7 @@ def draw(results: dict[str, dict], strip: np.ndarray, path: Path) -> None:
         axis.axhline(result["psnr"], color=color, linewidth=0.6, alpha=0.6)
     axis.set(xlabel="frames since the last pose (thin lines: all poses known)", ylabel="PSNR (dB)",
              title="Frames whose pose is missing")
-    axis.legend(frameon=False, ncols=len(results), loc="upper right")
+    axis.legend(frameon=False, ncols=len(results), loc=(0.12, 0.12))
     below.imshow(strip, interpolation="nearest")
     height, width = strip.shape[0] / (2 + len(WAYS)), strip.shape[1] / len(SHOWN)
     below.set_xticks([(i + 0.5) * width for i in range(len(SHOWN))], [f"{k} without a pose" for k in SHOWN])

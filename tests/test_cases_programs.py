@@ -70,7 +70,7 @@ def test_every_value_of_the_template_is_taken(program, flag, value, read):
     (["--device", "cuda:x"], "cuda:N"), (["--device", "cuda:²"], "cuda:N"), (["--device", "gpu"], "cuda:N"),
     (["--optim", "SGD"], "SGD"), (["--kl_anneal_type", "sinus"], "Cyclical, Monotonic"), (["--num"], "--num"),
     (["--epochs", "3"], "--epochs"), (["--lr"], "--lr"), (["--lr", "nan"], "--lr"), (["--tfr", "1.5"], "[0, 1]"),
-    (["--batch_size", "0"], "--batch_size"), (["--save_root", ""], "--save_root"), (["3"], "3"),
+    (["--batch_size", "0"], "--batch_size"), (["--save_root", ""], "--save_root"), (["--seed", "1", "3"], "3"),
 ])
 def test_an_error_in_a_flag_is_one_line(program, wrong, words):
     result = run_inside(program, *NEEDED, *wrong)

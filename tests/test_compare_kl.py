@@ -66,7 +66,7 @@ def test_every_strategy_and_seed_under_one_protocol(study):
     assert all(protocol == protocols[0] for protocol in protocols)
     assert protocols[0]["preset"] == "template" and protocols[0]["num_epoch"] == 2
     tests = [args for program, args in calls if program == "Tester.py"]
-    assert [args.ckpt_path for args in tests] == [f"{args.save_root}/best.ckpt" for args in trainings]
+    assert [args.ckpt_path for args in tests] == [[f"{args.save_root}/best.ckpt"] for args in trainings]
     assert {args.device for args in tests} == {"cpu"}
 
     # Cyclical has 20 and 23 dB on sequence 0, 30 and 33 on sequence 1
@@ -75,7 +75,7 @@ def test_every_strategy_and_seed_under_one_protocol(study):
     assert rows[1] == ["Cyclical", "21.50 ± 2.12", "31.50 ± 2.12", "26.50 ± 2.12", "2", "21.535"]
     assert rows[3] == ["None", "23.50 ± 2.12", "33.50 ± 2.12", "28.50 ± 2.12", "2", "22.648"]
     assert "| Monotonic | 22.50 ± 2.12 | 32.50 ± 2.12 |" in (root / "psnr.md").read_text()
-    assert len(list((root / "curves").glob("*.png"))) == 7
+    assert len(list((root / "curves").glob("*.png"))) == 8
     latent = list(csv.reader((root / "latent.csv").read_text().splitlines()))
     assert [row[0] for row in latent[1:]] == ["Cyclical", "Monotonic", "None"]
 

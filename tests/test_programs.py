@@ -45,7 +45,7 @@ def test_trainer_writes_every_file(trained):
     assert {path.name for path in (folder / "figures").iterdir()} == FIGURES
     names = {path.name for path in folder.iterdir()}
     assert {"epoch=0.ckpt", "epoch=1.ckpt", "last.ckpt", "best.ckpt", "metrics.csv"} <= names
-    header = "epoch,loss,mse,kl,beta,tfr,lr,val_psnr,seconds,frames_per_second"
+    header = "epoch,loss,mse,kl,beta,tfr,posterior_share,lr,val_psnr,seconds,frames_per_second"
     assert (folder / "metrics.csv").read_text().splitlines()[0] == header
     assert [row["epoch"] for row in rows(folder)] == ["0", "1"]
     assert all(np.isfinite([float(value) for value in row.values()]).all() for row in rows(folder))
