@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -45,3 +47,11 @@ class Progress(tqdm):
     def say(self, text: str) -> None:
         """Words after the bar, shown when it is drawn the next time."""
         self.set_postfix_str(text, refresh=False)
+
+
+def followed(items: Iterable, title: str, total: int, unit: str) -> Iterator[Any]:
+    """The items, one by one, with their progress."""
+    with Progress(title, total, unit) as bar:
+        for item in items:
+            yield item
+            bar.update()

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,6 +29,7 @@ from modules.data.picture_cache import read_picture
 from modules.files import write_json, write_text
 from modules.model.vae import VAE_Model
 from modules.options import parse_trainer
+from modules.progress import Progress
 from modules.runtime import keep_freed_memory, run_program
 from modules.score.predict import predict
 from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
@@ -223,10 +223,10 @@ def main() -> None:
         validation = cases[0].trainer.validation[0]
         poses = validation.poses.repeat(-(-frames // len(validation.poses)), 1, 1, 1)[:frames]
         sequences = [Sequence(str(i), validation.frames[:1], poses) for i in range(6)]
-        with tqdm(total=rounds * len(cases), unit="case") as bar:
+        with Progress("measuring", rounds * len(cases), "case") as bar:
             for _ in range(rounds):
                 for case in cases:
-                    bar.set_description(case.name)
+                    bar.say(case.name)
                     keep_freed_memory(not isinstance(case, Reference))
                     case.train(seconds)
                     case.predict(sequences)

@@ -28,11 +28,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import numpy as np
 from benchmark import SEQUENCE
-from tqdm import trange
 
 from modules.device import pick_device, pick_precision
 from modules.files import read_json, to_markdown, write_json, write_text
 from modules.options import parse_trainer
+from modules.progress import followed
 from modules.runtime import InputError, run_program
 from modules.show.curves import BLUE, ORANGE, draw_scores, new_figure, save_figure
 from modules.show.panels import Film
@@ -226,7 +226,7 @@ def benchmark(folder: Path, size: Size) -> tuple[list[dict], dict[str, float]]:
     for name, write in files.items():
         measure_file(name, write, folder)
     samples, plain = {}, []
-    for _ in trange(size.rounds, unit="round"):
+    for _ in followed(range(size.rounds), "measuring", size.rounds, "round"):
         for case in cases:
             samples.setdefault(case.name, []).append(measure(case, folder))
         plain.append(measure_plain(six, folder, size))

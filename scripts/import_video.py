@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -23,6 +22,7 @@ from modules.pose.film import FOLDER_RATE, Film, choose_frames, open_film, pictu
 from modules.pose.keypoints import FEWEST, follow, read_keypoints, write_coco
 from modules.pose.output import check_out, new_dataset
 from modules.pose.skeleton import draw_poses, lines_for
+from modules.progress import followed
 from modules.runtime import InputError, run_program
 
 PROGRAM = "import_video"
@@ -131,7 +131,7 @@ def get_keypoints(args: argparse.Namespace, film: Film, used: int) -> list[np.nd
     from modules.pose.estimate import estimate, load_detector  # torchvision takes seconds
 
     found = estimate(load_detector(args.weights), pictures(film))
-    people = list(tqdm(found, total=len(film.times), desc="estimating", unit="frame"))
+    people = list(followed(found, "estimating", len(film.times), "frame"))
     write_coco(path, [f"frame{t:06d}" for t in range(len(people))], people, film.height, film.width)
     print(f"{path}: keypoints of {len(people)} frames, estimated; the next time they are read from there")
     return people
@@ -159,7 +159,7 @@ def write_frames(folder: Path, film: Film, chosen: np.ndarray, framing: Framing)
     wanted: dict[int, list[int]] = {}
     for k, t in enumerate(chosen.tolist()):
         wanted.setdefault(t, []).append(k)
-    for t, picture in enumerate(tqdm(pictures(film), total=len(film.times), desc="reading", unit="frame")):
+    for t, picture in enumerate(followed(pictures(film), "reading", len(film.times), "frame")):
         for k in wanted.get(t, ()):
             framing.picture(picture).save(folder / f"{k}.png")
             thumbnails[k] = picture.convert("L").resize(THUMBNAIL, Image.Resampling.BILINEAR)

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from dancer import CLOTHES, make_motion, make_skeleton, make_solids, other_clothes
 from PIL import Image
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from modules.pose.keypoints import openpose_person, write_coco
 from modules.pose.output import check_out, new_dataset
 from modules.pose.skeleton import LINE, NAMES, SUPERSAMPLE, hull, paint, pose_polygons
+from modules.progress import Progress
 from modules.runtime import InputError
 
 PROGRAM = "make_dataset"
@@ -195,7 +195,7 @@ def write_dataset(out, args):
     sequences += [((f"test/test_gt/{index}", f"test/test_label/{index}"), args.test_frames, (args.seed, 2, index), 0,
                    broken if index == 0 else whole) for index in range(args.test_sequences)]
     joints = {}
-    with tqdm(total=sum(sequence[1] for sequence in sequences), unit="frame", desc="drawing") as progress:
+    with Progress("drawing", sum(sequence[1] for sequence in sequences), "frame") as progress:
         for folders, *rest in sequences:
             clip = write_sequence([out / folder for folder in folders], *rest, scene, args.leg_factor, progress)
             joints.setdefault(folders[0], []).append((rest[2], clip))

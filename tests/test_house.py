@@ -1,6 +1,7 @@
 """What must never be: which room may import what, read from the code."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -41,6 +42,13 @@ def test_prediction_scores_and_pictures_know_nothing_of_training():
 def test_no_module_imports_an_entry_point_or_a_script():
     for path in MODULES:
         assert not imports(path) & {"Trainer", "Tester", *SCRIPTS}, path.name
+
+
+def test_progress_is_shown_in_one_way():
+    """A bar of tqdm's own fills a log, and a notebook's cell, with thousands of states."""
+    sources = [*MODULES, *ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    users = [path for path in sources if re.search(r"^\s*(from|import) tqdm", path.read_text(), re.MULTILINE)]
+    assert users == [ROOT / "modules/progress.py"]
 
 
 def test_there_is_no_circle():
