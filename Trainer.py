@@ -27,7 +27,7 @@ from modules.data.pixels import frame_mse, to_float
 from modules.device import autocast, pick_device, pick_precision
 from modules.files import to_csv, write_json, write_text
 from modules.graphs import Graphed
-from modules.model.checkpoint import MODEL_FLAGS, build_model, levels_of, load_weights, save_checkpoint
+from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, read_names, save_checkpoint
 from modules.model.vae import VAE_Model, frame_loss, levels_for
 from modules.progress import Progress
 from modules.score.predict import predict
@@ -71,7 +71,7 @@ class Trainer:
         torch.manual_seed(args.seed)
         sizes = {name: getattr(args, name) for name in MODEL_FLAGS}
         frame_size, weights = (args.frame_H, args.frame_W), start.contents["state_dict"] if start.contents else None
-        sizes["levels"] = levels_of(weights) if weights else levels_for(args.arch, *frame_size)
+        sizes |= read_names(weights) if weights else {"levels": levels_for(args.arch, *frame_size)}
         self.model = build_model(sizes, frame_size, f"--arch {args.arch} with these sizes")
         if weights:
             load_weights(self.model, weights, start.source)
@@ -99,19 +99,18 @@ class Trainer:
         self.undrawn = self.root / ".undrawn"  # it is there while an epoch is saved and not yet drawn
         self.must_draw_again = self.undrawn.exists() and start.goes_on and self.within is None
 
-    def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def step(self, batch: Batch) -> Tensor:
         """One optimizer step, skipped where a number is not finite.
 
-        Returns (4,): loss, mse and kl, means over the batch of all processes, and 1 for a good step, else 0; and the
-        frames generated last, (B, 3, H, W).
+        Returns (4,): loss, mse and kl, means over the batch of all processes, and 1 for a good step, else 0.
         """
         frames = to_float(batch.frames)
         with autocast(self.device, self.dtype):
             out = self.model.rollout(
-                frames[:, 0], batch.poses, start=batch.start, truth=frames, noise=batch.noise,
-                posterior_clips=batch.posterior_clips, z_from=self.args.z_from, feed_truth=batch.feed_truth,
+                frames[:, 0], batch.poses, truth=frames, noise=batch.noise, posterior_clips=batch.posterior_clips,
+                z_from=self.args.z_from, feed_truth=batch.feed_truth,
             )
-        previous = torch.cat([batch.start[:, None], out.frames[:, :-1]], dim=1)
+        previous = torch.cat([frames[:, :1], out.frames[:, :-1]], dim=1)
         target = frames[:, 1:] if batch.target_is_truth else previous
         kl = out.kl.flatten(2).sum(dim=2)  # (B, T-1) nats a frame, zero where a clip has no posterior
         loss = frame_loss(self.args.loss, out.frames, target, kl, batch.beta).mean()
@@ -124,7 +123,7 @@ class Trainer:
         good = clipped_step(self.model, self.optimizers, numbers, batch.lr, self.args.clip_norm)
         if self.averaged:
             move_towards(self.averaged, self.model, batch.averaging)
-        return torch.cat([numbers, good[None]]), torch.where(good, out.frames[:, -1].detach(), batch.start)
+        return torch.cat([numbers, good[None]])
 
     def train_epoch(self, epoch: int, stops: Stops | None = None) -> dict:
         """One pass over this epoch's windows, or over what is left of it. Returns the epoch's row of metrics.csv, not
@@ -135,8 +134,7 @@ class Trainer:
         now = self.feed.schedules.at(epoch, -1)
         with Progress(f"epoch {epoch}", steps, "step", progress.step) as bar:
             for step in range(progress.step, steps):
-                numbers, self.feed.carry = self.update(self.feed.batch(step))
-                progress.add(numbers, time.perf_counter() - begin)
+                progress.add(self.update(self.feed.batch(step)), time.perf_counter() - begin)
                 if progress.step % LOG_STEPS == 0 or progress.step == steps:
                     (_, mse, kl), skipped = progress.means()
                     lr = self.feed.schedules.at(epoch, step).lr
@@ -232,11 +230,10 @@ class Trainer:
 
     def save_within(self, epoch: int, progress: EpochProgress) -> None:
         """Write last.ckpt in the middle of an epoch; every process waits until it is whole."""
-        within = progress.saved(self.ranks.whole(self.feed.carry))
         if self.ranks.rank == 0:
             now = self.feed.schedules.at(epoch, progress.step - 1)
             row = {"epoch": epoch - 1, "lr": now.lr, "tfr": now.tfr, "val_psnr": None}
-            save_checkpoint(self.root / "last.ckpt", self._checkpoint(row, within)[1])
+            save_checkpoint(self.root / "last.ckpt", self._checkpoint(row, progress.saved())[1])
         self.ranks.wait()
 
     def _checkpoint(self, row: dict, within: dict | None = None) -> tuple[dict, dict]:
@@ -285,8 +282,7 @@ class Trainer:
             self.args, self.feed.batch_size, self.feed.steps[epoch], self.device, before=self.progress
         )
         if self.within:
-            carry = progress.restore(self.within, (3, self.args.frame_H, self.args.frame_W))
-            self.feed.carry = None if carry is None else self.ranks.share(carry).to(self.device)
+            progress.restore(self.within)
         self.within, self.progress = None, progress
         return progress
 

@@ -25,8 +25,7 @@ BEST = {
     "arch": "multiscale", "F_dim": 96, "L_dim": 160, "N_dim": 12, "D_out_dim": 160, "loss": "calibrated",
     "kl_anneal_type": "Constant", "prior": "learned", "posterior_share": 1.0, "posterior_end": 0.5, "optim": "Muon",
     "lr": 5e-3, "lr_schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.3, "ema": 0.05, "batch_size": 16,
-    "train_vi_len": 2, "tfr": 0.0, "windows": "anywhere", "random_start": True, "persist": 0.5, "shift_down": 2,
-    "shift_right": 12,
+    "train_vi_len": 2, "tfr": 0.0, "windows": "anywhere", "random_start": True, "shift_down": 2, "shift_right": 12,
 }
 PRESETS = {  # what differs from the flags' own defaults, which are the course template's
     "best": BEST,
@@ -207,8 +206,6 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--random_start", action=argparse.BooleanOptionalAction, default=False,
         help="draw each clip's first frame from anywhere in its sequence (with --windows anywhere; "
              "--no-random_start: it is the window's first)")
-    add("--persist", type=unit_float, default=0.0,
-        help="chance that a clip goes on from its own last generated frame in the next step")
     add("--shift_down", type=natural, default=0,
         help="move clips up or down by up to so many pixels of a 32x64 frame; larger frames: as many times more")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")
@@ -327,7 +324,7 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
     template_order = args.windows == "template"
     one_step = args.train_vi_len == 2 and args.tf_decides == "feed"
     rules = (
-        (("random_start", "persist", "shift_down", "shift_right"), template_order, "with --windows template"),
+        (("random_start", "shift_down", "shift_right"), template_order, "with --windows template"),
         (("posterior_share", "posterior_end"), args.z_from == "prior", "with --z_from prior"),
         (("tfr_rule", "tfr_sde", "tfr_d_step"), args.tfr == 0, "with --tfr 0"),
         (("tfr", "tfr_rule", "tfr_sde", "tfr_d_step"), one_step and args.tfr > 0,

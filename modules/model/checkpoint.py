@@ -29,8 +29,8 @@ from modules.model.vae import VAE_Model
 from modules.runtime import InputError
 
 DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(VAE_Model).parameters.items()}
-# how to build the model: the one list of their names; levels are no flag, frame size or weights decide them
-MODEL_FLAGS = tuple(name for name in DEFAULTS if name != "levels")
+OF_WEIGHTS = ("levels", "last_maps")  # how to build the model, and no flag: the names of weights tell, see `read_names`
+MODEL_FLAGS = tuple(name for name in DEFAULTS if name not in OF_WEIGHTS)  # the other arguments of VAE_Model
 ENDINGS = (".ckpt", ".pth", ".pt", ".pth.tar")
 TEMPLATE_SIZE = (32, 64)
 MAX_CHANNELS, MAX_SIDE, MAX_COUNT = 1 << 14, 1 << 14, 1 << 40  # F_dim and the others; pixels; epochs and steps
@@ -132,7 +132,7 @@ def best_checkpoint(folder: Path) -> Path | None:
 def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], tuple[int, int]]:
     """The arguments of VAE_Model and the frame size (H, W) that a checkpoint's weights are for.
 
-    Without a `config` of ours the sizes are read from the shapes of the weights. The levels are always read from the
+    Without a `config` of ours the sizes are read from the shapes of the weights. OF_WEIGHTS are always read from the
     weights' names: older files don't tell them. The weights are compared with a model without memory, so sizes that
     the file only claims cost nothing.
     """
@@ -146,11 +146,11 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
         raise InputError(f"{path}: its frame_size is outside 1 … {MAX_SIDE}")
     if not isinstance(sizes, dict) or not all(
         isinstance(value, str) if isinstance(DEFAULTS.get(name), str) else is_whole(value, 1, MAX_CHANNELS)
-        for name, value in sizes.items()
+        for name, value in sizes.items() if name not in OF_WEIGHTS
     ):
         raise InputError(f"{path}: its 'config' does not describe a model with channels of 1 … {MAX_CHANNELS}")
     with torch.device("meta"), NoFirstValues():
-        model = build_model(sizes | {"levels": levels_of(state)}, frame_size, f"{path}: its 'config'")
+        model = build_model(sizes | read_names(state), frame_size, f"{path}: its 'config'")
     check_weights(model, state, path)
     return model.config, (frame_size[0], frame_size[1])
 
@@ -187,10 +187,15 @@ def sizes_of(state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
     return {"arch": arch, "prior": "learned" if learned else "standard"} | sizes
 
 
-def levels_of(state: dict[str, Tensor]) -> int | None:
-    """The levels of a multi-scale model by the names of its weights; None if these are of another architecture."""
-    found = [re.fullmatch(r"frame_transformation\.convs\.(\d{1,3})\.weight", str(name)) for name in state]
-    return max((int(match[1]) + 1 for match in found if match), default=None)
+def read_names(state: dict[str, Tensor]) -> dict[str, int | None]:
+    """OF_WEIGHTS by the names of a multi-scale model's weights; those of a new template, if they are not of one."""
+
+    def numbers(pattern: str) -> list[int]:
+        return [int(match[1]) for match in (re.fullmatch(pattern, str(name)) for name in state) if match]
+
+    levels = numbers(r"frame_transformation\.convs\.(\d{1,3})\.weight")
+    last_maps = numbers(r"Decoder_Fusion\.last\.(\d{1,3})\.weight")
+    return {"levels": max(levels) + 1 if levels else None, "last_maps": len(last_maps)}
 
 
 def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[VAE_Model, tuple[int, int]]:

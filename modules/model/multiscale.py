@@ -1,7 +1,7 @@
 """The same five boxes, made for speed and quality: features at 1, 1/2, 1/4, 1/8 … of the frame's resolution.
 
 The heavy work is done where the pictures are small, the pose enters at every resolution, z at the smallest. x_1 is a
-second reference beside the last frame: the background is in it. A "pyramid" is a list of feature maps, one per level,
+reference: the background and the dancer's looks are in it. A "pyramid" is a list of feature maps, one per level,
 full resolution first. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_dim: the channels at 1/8 and below of
 frame features, pose features, latent and fused features.
 
@@ -23,19 +23,18 @@ FRAME_BLOCKS, POSE_BLOCKS, FUSED_BLOCKS = (0, 0, 0, 0), (0, 1, 1, 1), (1, 2, 2, 
 LOGVAR_SPAN = 6.0
 INFORMED_GAIN, INFORMED_LOGVAR = 2.0, -4.0  # how a posterior starts; a standard deviation of 0.14
 SLOPE = 0.1  # of the LeakyReLUs
-LAST_FRAME_MAPS = 2  # that the last frame enters at, the smallest ones
-SEES_FIRST = True  # features of x_1 are used
+SEES_FIRST, SEES_LAST = True, False  # whether Decoder_Fusion uses features of x_1 and, in new models, of the last frame
 
 
 def build(
-    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, learned_prior: bool
+    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, last_maps: int, learned_prior: bool
 ) -> dict[str, nn.Module | None]:
     """The boxes of VAE_Model by their names."""
     return {
         "frame_transformation": RGB_Encoder(F_dim, levels),
         "label_transformation": Label_Encoder(L_dim, D_out_dim, levels),
         "Gaussian_Predictor": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=True),
-        "Decoder_Fusion": Decoder_Fusion(F_dim, N_dim, D_out_dim, levels),
+        "Decoder_Fusion": Decoder_Fusion(F_dim, N_dim, D_out_dim, levels, last_maps),
         "Generator": Generator(D_out_dim, levels),
         "prior": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=False) if learned_prior else None,
     }
@@ -150,24 +149,23 @@ class Gaussian_Predictor(nn.Module):
 
 
 class Decoder_Fusion(nn.Module):
-    """Features of the last frame, of x_1, of the pose, and z -> fused pyramid: their linear maps, summed.
+    """Features of x_1, of the pose, and z -> fused pyramid: their linear maps, summed.
 
-    The last frame enters at the two smallest maps only, through maps that start at zero: what it adds has to be
-    learned, and errors in its details, which are those of the body at any frame size, are not copied on and on.
+    What the last frame has to say comes through the prior of z, a few numbers at the smallest map: errors in its
+    details cannot be copied on and on. last_maps: in models of earlier versions it entered here too, at the two
+    smallest maps.
     """
 
-    def __init__(self, F_dim: int, N_dim: int, D_out_dim: int, levels: int):
+    def __init__(self, F_dim: int, N_dim: int, D_out_dim: int, levels: int, last_maps: int):
         super().__init__()
         pairs = list(zip(widths(F_dim, FRAME_SHARES, levels), widths(D_out_dim, POSE_SHARES, levels), strict=True))
-        smallest = range(levels - LAST_FRAME_MAPS, levels)
+        smallest = range(levels - last_maps, levels)
         self.first = nn.ModuleList(nn.Conv2d(i, o, 1, bias=False) for i, o in pairs)
         self.last = nn.ModuleDict({str(level): nn.Conv2d(*pairs[level], 1, bias=False) for level in smallest})
         self.latent = nn.Conv2d(N_dim, pairs[-1][1], 1, bias=False)
-        for last_map in self.last.values():
-            nn.init.zeros_(last_map.weight)
 
     def forward(
-        self, last_features: list[Tensor], pose_features: list[Tensor], z: Tensor, first_features: list[Tensor]
+        self, last_features: list[Tensor] | None, pose_features: list[Tensor], z: Tensor, first_features: list[Tensor]
     ) -> list[Tensor]:
         references = (first_map(first) for first_map, first in zip(self.first, first_features, strict=True))
         fused = [pose + reference for pose, reference in zip(pose_features, references, strict=True)]

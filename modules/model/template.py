@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from modules.model.layers import DepthConvBlock, PictureNorm2d, Residual, reparameterise, split_gaussian
 
 LEVELS = range(1, 2)  # resolutions of the features: one
-SEES_FIRST = False  # whether features of x_1 are used
+SEES_FIRST, SEES_LAST = False, True  # whether Decoder_Fusion uses features of x_1 and of the last frame
 
 
 def build(
-    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, learned_prior: bool
+    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, last_maps: int, learned_prior: bool
 ) -> dict[str, nn.Module | None]:
-    """The boxes of VAE_Model by their names. levels: always 1."""
+    """The boxes of VAE_Model by their names. levels, last_maps: always 1, 0."""
     return {
         "frame_transformation": RGB_Encoder(F_dim),
         "label_transformation": Label_Encoder(L_dim),

@@ -37,7 +37,8 @@ class VAE_Model(nn.Module):
     arch: "template" (the course's) or "multiscale". F_dim, L_dim, N_dim, D_out_dim: channels of frame features, pose
     features, latent and fused features. prior: "standard", N(0, I), or "learned", p(z | last frame, pose) as in
     Denton & Fergus 2018. levels: resolutions of the features, each half of the one before; by default the fewest that
-    the architecture has. ValueError for other names and numbers.
+    the architecture has. last_maps: of multi-scale models of earlier versions, see its Decoder_Fusion.
+    ValueError for other names and numbers.
     """
 
     recurrent_prior = False  # whether `prior_step` makes use of its state
@@ -51,6 +52,7 @@ class VAE_Model(nn.Module):
         D_out_dim: int = 192,
         prior: str = "standard",
         levels: int | None = None,
+        last_maps: int = 0,
     ):
         super().__init__()
         if arch not in ARCHITECTURES or prior not in PRIORS:
@@ -61,12 +63,14 @@ class VAE_Model(nn.Module):
             raise ValueError(f"{levels} levels: expected {boxes.LEVELS[0]} … {boxes.LEVELS[-1]} of {arch}")
         self.config = {
             "arch": arch, "F_dim": F_dim, "L_dim": L_dim, "N_dim": N_dim, "D_out_dim": D_out_dim, "prior": prior,
-            "levels": levels,
+            "levels": levels, "last_maps": last_maps,
         }
-        for name, box in boxes.build(F_dim, L_dim, N_dim, D_out_dim, levels, learned_prior=prior == "learned").items():
+        learned = prior == "learned"
+        for name, box in boxes.build(F_dim, L_dim, N_dim, D_out_dim, levels, last_maps, learned).items():
             setattr(self, name, box)
         self.latent_scale = 2 ** (levels - 1)  # of a frame's side over the latent's
         self.sees_first = boxes.SEES_FIRST  # whether x_1's features are used
+        self.sees_last = boxes.SEES_LAST or last_maps > 0 or learned  # whether the last frame's are
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape of z for one frame of height x width pixels, multiples of `latent_scale`; ValueError for others."""
@@ -143,7 +147,9 @@ class VAE_Model(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Any]:
         """One frame (B, 3, H, W) from the last one, the KL (n, *latent) of the n leading clips whose posterior, mu and
         logvar, is given, and the prior's next state. pose, first_features: features."""
-        last_features = self.frame_transformation(last_frame)
+        last_features = first_features if last_frame is first else None
+        if last_features is None and self.sees_last:
+            last_features = self.frame_transformation(last_frame)
         prior_mu, prior_logvar, state = self.prior_step(last_features, pose, state)
         if prior_mu is None:  # N(0, I)
             prior_mu = prior_logvar = first.new_zeros(len(first), *self.latent_shape(*first.shape[-2:]))

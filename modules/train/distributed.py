@@ -45,15 +45,6 @@ class Ranks:
         """How many of the whole batch's first `clips` clips are this rank's."""
         return len(range(self.rank, clips, self.size))
 
-    def whole(self, share: Tensor) -> Tensor:
-        """The whole batch (size x B, …) from every rank's share (B, …): the opposite of `share`."""
-        if self.size == 1:
-            return share
-        shares = [torch.empty_like(share, device="cpu") for _ in range(self.size)]
-        with peers():
-            dist.all_gather(shares, share.cpu())
-        return torch.stack(shares, dim=1).flatten(0, 1)
-
     def average(self, model: nn.Module, numbers: Tensor) -> Tensor:
         """Replace the model's gradients by their mean over all ranks; returns the mean of `numbers` (n,) likewise."""
         if self.size == 1:

@@ -1,8 +1,7 @@
 """What a training step is fed: a Batch, made by Feed. Everything random in it is a function of (seed, epoch, step),
 drawn for the whole batch of all processes at once; every process keeps its share.
 
-A new augmentation of the pictures is a line in `Feed.batch`; if it is to stay for a clip that is carried over, a column
-of `Plan`.
+A new augmentation of the pictures is a line in `Feed.batch`.
 """
 
 import argparse
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dataloader import Dataset_Dance
-from modules.data.pixels import to_float
 from modules.device import derive_seed, keep_on, random_generator, to_device
 from modules.train.distributed import Ranks
 from modules.train.schedules import Schedules, data_share
@@ -28,7 +26,6 @@ class Batch(NamedTuple):
 
     frames: Tensor  # (B, T, 3, H, W) uint8, the true frames; frames[:, 0] is x_1
     poses: Tensor  # (B, T, 3, H, W) uint8
-    start: Tensor  # (B, 3, H, W) in [0, 1], the last frame of the clip's first step: x_1, or one generated before
     noise: Tensor  # (B, T-1, *latent) of z, from N(0, I); zero for clips whose z is the mean of the prior
     beta: Tensor  # () weight of the KL
     lr: Tensor  # () learning rate
@@ -55,7 +52,6 @@ class Feed:
         windows = [len(data.windows(part)) for part in shares]
         self.steps = [args.epoch_steps or max(1, count // self.batch_size) for count in windows]
         self.schedules = Schedules(args, self.steps)
-        self.carry: Tensor | None = None  # (B, 3, H, W) what the step before generated last, set by the Trainer
 
     @functools.cached_property
     def pictures(self) -> list[Tensor]:
@@ -63,22 +59,17 @@ class Feed:
         return keep_on(self.device, self.data.frames, self.data.poses)
 
     def begin(self, epoch: int) -> None:
-        """Plan an epoch. A clip that goes on from an earlier step finds its frame in `carry`."""
+        """Plan an epoch."""
         place = self.pictures[0].device
-        plan = Plan(*(self.ranks.share(x, dim=1).to(place) for x in self._plan(epoch)))
-        self.epoch, self.plan, self.carry = epoch, plan, None
+        self.epoch, self.plan = epoch, Plan(*(self.ranks.share(x, dim=1).to(place) for x in self._plan(epoch)))
 
     def batch(self, step: int) -> Batch:
         """The batch of one step of the epoch that has begun."""
         args, epoch, now = self.args, self.epoch, self.schedules.at(self.epoch, step)
-        window, carried, shifts = (x[step] for x in self.plan)
+        window, shifts = (x[step] for x in self.plan)
         frames, poses = (
             to_device(gather(pictures, window, shifts), self.device) for pictures in self.pictures
         )
-        start = to_float(frames[:, 0])
-        if self.carry is not None:
-            start = torch.where(to_device(carried, self.device)[:, None, None, None], self.carry, start)
-
         noise = self._draw(torch.randn, (*window[:, 1:].shape, *self.latent), LATENT, epoch, step)
         of_all = max(1, round(self.batch_size * now.posterior_share))
         posterior_clips = self.ranks.count_share(of_all)
@@ -89,7 +80,7 @@ class Feed:
         decides_feed = args.tf_decides == "feed"
         beta, lr, averaging = to_device(torch.tensor([now.beta, now.lr, now.averaging]), self.device)
         return Batch(
-            frames, poses, start, noise, beta, lr, averaging, posterior_clips, of_all / self.batch_size,
+            frames, poses, noise, beta, lr, averaging, posterior_clips, of_all / self.batch_size,
             feed_truth=coin and decides_feed, target_is_truth=coin or decides_feed,
         )
 
@@ -100,7 +91,7 @@ class Feed:
             return template_plan(self.data.windows(partial), steps, self.batch_size)
         return shuffled_plan(
             self.data.clips_within(partial), args.train_vi_len, steps, self.batch_size, args.seed, epoch,
-            random_start=args.random_start, persist=args.persist, shift=largest_shift(args),
+            random_start=args.random_start, shift=largest_shift(args),
         )
 
     def _draw(self, draw: Callable, shape: tuple[int, ...], stream: int, epoch: int, step: int) -> Tensor:
@@ -120,14 +111,13 @@ class Plan(NamedTuple):
     """An epoch of S steps on B clips of T frames."""
 
     windows: Tensor  # (S, B, T) int64, frame numbers in the data set; [..., 0] is x_1
-    carried: Tensor  # (S, B) bool: the clip goes on from the frame that the step before generated last
     shifts: Tensor  # (S, B, 2) int64: all pictures of the clip are moved by so many pixels (down, right)
 
 
 def template_plan(windows: Tensor, steps: int, batch: int) -> Plan:
     """The template's order: windows (n, T) one after the other, from the first again when they are used up."""
     order = windows[torch.arange(steps * batch) % len(windows)].reshape(steps, batch, -1)
-    return Plan(order, torch.zeros(steps, batch, dtype=torch.bool), torch.zeros(steps, batch, 2, dtype=torch.long))
+    return Plan(order, torch.zeros(steps, batch, 2, dtype=torch.long))
 
 
 def shuffled_plan(
@@ -139,15 +129,11 @@ def shuffled_plan(
     epoch: int,
     *,
     random_start: bool = False,
-    persist: float = 0.0,
     shift: tuple[int, int] = (0, 0),
 ) -> Plan:
     """Windows that start anywhere in a clip [begin, end), each possible start once before any comes again.
 
     random_start: x_1 is drawn from anywhere in the clip, so that copying the last frame is no shortcut.
-    persist: the chance that a clip goes on, in the next step, from its own last generated frame, x_1 and shift kept;
-    half of the time with the poses that follow, else with poses from elsewhere in the clip. So the model is trained on
-    frames that it has generated many times over, as in a long rollout, at the cost of a short one.
     shift: the largest shift in pixels (down, right).
     """
     rng = np.random.default_rng(derive_seed(seed, epoch))
@@ -157,24 +143,12 @@ def shuffled_plan(
     rounds = -(-steps * batch // len(starts))
     chosen = np.concatenate([rng.permutation(len(starts)) for _ in range(rounds)])[: steps * batch]
     start = starts[chosen].reshape(steps, batch)
-    begin, end = bounds[chosen].reshape(steps, batch, 2).transpose(2, 0, 1).copy()
-    first = rng.integers(begin, end) if random_start else start.copy()
+    begin, end = bounds[chosen].reshape(steps, batch, 2).transpose(2, 0, 1)
+    first = rng.integers(begin, end) if random_start else start
     moved = rng.integers([-shift[0], -shift[1]], [shift[0] + 1, shift[1] + 1], (steps, batch, 2))
-    carried, jumps, places = rng.random((3, steps, batch))
-    carried, jumps = carried < persist, jumps < 0.5
-    carried[0] = False
-    for step in range(1, steps):
-        for clip in np.flatnonzero(carried[step]):
-            here, before = (step, clip), (step - 1, clip)
-            for values in (begin, end, first, moved):
-                values[here] = values[before]
-            following = start[before] + T - 1
-            if jumps[here] or following > end[here] - T:
-                following = begin[here] + int(places[here] * (end[here] - T + 1 - begin[here]))
-            start[here] = following
     windows = start[..., None] + np.arange(T)
     windows[..., 0] = first
-    return Plan(torch.from_numpy(windows), torch.from_numpy(carried), torch.from_numpy(moved))
+    return Plan(torch.from_numpy(windows), torch.from_numpy(moved))
 
 
 def gather(pictures: Tensor, windows: Tensor, shifts: Tensor) -> Tensor:

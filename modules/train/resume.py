@@ -30,8 +30,8 @@ FIXED = (*MODEL_FLAGS, "frame_H", "frame_W", "seed", "optim")
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
         "test", "overwrite", "save_minutes", "tensorboard", "cuda_graphs", "pictures", "ckpt_path", "start")
 # what decides the steps of an epoch, with the number of clips that all processes train on in one step
-PLAN = ("train_vi_len", "windows", "random_start", "persist", "shift_down", "shift_right", "partial", "fast_train",
-        "fast_partial", "fast_train_epoch", "epoch_steps")
+PLAN = ("train_vi_len", "windows", "random_start", "shift_down", "shift_right", "partial", "fast_train", "fast_partial",
+        "fast_train_epoch", "epoch_steps")
 # what the programs write into a --save_root
 WRITTEN = ("metrics.csv", "validation.json", "environment.json", "best.ckpt", "last.ckpt", "epoch=*.ckpt",
            "figures/*.png", "figures/*.gif", "figures/*.mp4", "tensorboard/events.out.tfevents.*", "curves/*.*",
@@ -235,20 +235,16 @@ class EpochProgress:
                 "as before; try a smaller --lr or --precision fp32"
             )
 
-    def saved(self, carry: Tensor | None) -> dict[str, Any]:
-        """As it is kept in a checkpoint, with the carried frames of all processes; `restore` reads it."""
-        tensors = {"sums": self.sums.cpu(), "carry": None if carry is None else carry.cpu()}
-        numbers = {"streak": int(self.streak), "longest": int(self.longest)}
-        return {"plan": self.plan, "steps": self.steps, "step": self.step, "seconds": self.seconds} | tensors | numbers
+    def saved(self) -> dict[str, Any]:
+        """As it is kept in a checkpoint; `restore` reads it."""
+        return {
+            "plan": self.plan, "steps": self.steps, "step": self.step, "seconds": self.seconds,
+            "sums": self.sums.cpu(), "streak": int(self.streak), "longest": int(self.longest),
+        }
 
-    def restore(self, saved: dict[str, Any], frame: tuple[int, int, int]) -> Tensor | None:
-        """Go on from what `saved` gave; returns the carried frames, each of shape `frame`, of all processes.
-
-        With other steps than then it is at the same share of the epoch, and nothing is carried.
-        """
-        carry, same = saved["carry"], saved["plan"] == self.plan and saved["steps"] == self.steps
-        if same and carry is not None and carry.shape != (self.plan["batch"], *frame):
-            raise InputError(f"the checkpoint's carried frames have shape {tuple(carry.shape)}; expected other ones")
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what `saved` gave; with other steps than then, at the same share of the epoch."""
+        same = saved["plan"] == self.plan and saved["steps"] == self.steps
         self.step = saved["step"] if same else round(saved["step"] / saved["steps"] * self.steps)
         scale = self.step / saved["step"] if saved["step"] else 0.0
         self.sums = saved["sums"].float().to(self.sums.device) * scale
@@ -256,7 +252,6 @@ class EpochProgress:
         self.seconds = saved["seconds"] * scale
         if not same:
             print(f"The steps of an epoch are others than before: going on after step {self.step} of {self.steps}.")
-        return carry.float() if same and carry is not None else None
 
 
 def check_finite(model: nn.Module, checkpoint: Path) -> None:
@@ -342,9 +337,8 @@ def check_training(contents: dict[str, Any], path: str | Path, columns: dict) ->
         check(is_whole(within.get("steps"), 1) and is_whole(within.get("step"), 0, within["steps"]), "epoch's progress")
         check(all(is_whole(within.get(name)) for name in ("streak", "longest")), "epoch's progress")
         check(is_number(within.get("seconds")) and (within["seconds"] or -1) > 0, "epoch's progress")
-        sums, carry = within.get("sums"), within.get("carry")
+        sums = within.get("sums")
         check(is_real(sums) and sums.shape == (4,) and bool(sums.isfinite().all()), "epoch's progress")
-        check(carry is None or (is_real(carry) and carry.ndim == 4 and bool(carry.isfinite().all())), "carried frames")
     return training
 
 
