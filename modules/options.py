@@ -24,7 +24,7 @@ COURSE_TESTER = COURSE_TRAINER - {"store_visualization"} | {"no_sanity", "make_g
 BEST = {
     "arch": "multiscale", "F_dim": 96, "L_dim": 160, "N_dim": 12, "D_out_dim": 160, "loss": "calibrated",
     "kl_anneal_type": "Constant", "prior": "learned", "posterior_share": 1.0, "posterior_end": 0.5, "optim": "Muon",
-    "lr": 5e-3, "lr_schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.3, "ema": 0.05, "batch_size": 16,
+    "lr": 5e-3, "lr_schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.2, "ema": 0.05, "batch_size": 16,
     "train_vi_len": 2, "tfr": 0.0, "windows": "anywhere", "random_start": True, "shift_down": 2, "shift_right": 12,
 }
 PRESETS = {  # what differs from the flags' own defaults, which are the course template's
@@ -187,7 +187,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--kl_beta", type=natural_float, default=1.0, help="the highest beta of every schedule")
     add("--kl_horizon", type=positive_float, default=1.0, help="length of the beta schedule, in --num_epoch")
     add("--prior", default="standard", **one_of(*PRIORS),
-        help="p(z): N(0, I), or learned from the last frame and the pose")
+        help="p(z): N(0, I), or learned from the last frame and the pose; the only place where --arch multiscale "
+             "looks at the last frame")
     add("--z_from", default="posterior", **one_of("posterior", "prior"),
         help="what z is drawn from in training; prior: for every clip, the posterior only has its KL (the report)")
     add("--posterior_share", type=share, default=1.0,
