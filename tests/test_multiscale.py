@@ -86,6 +86,20 @@ def test_a_checkpoint_from_before_predicts_the_very_same():
     assert other.shape == (1, 1, 3, 64, 128), "its four levels at another size"
 
 
+@torch.no_grad()
+def test_a_model_with_the_last_frame_in_its_decoder_is_known_by_its_weights(tmp_path):
+    """As earlier versions wrote them, and as bare weights."""
+    old = shaken(**TINY, prior="learned", last_maps=2)
+    config = {key: value for key, value in old.config.items() if key not in ("levels", "last_maps")}
+    first, poses = torch.rand(1, 3, 32, 64), torch.rand(1, 3, 3, 32, 64)
+    for contents in ({"state_dict": old.state_dict(), "config": {"model": config, "frame_size": [32, 64]}},
+                     old.state_dict()):
+        torch.save(contents, tmp_path / "old.ckpt")
+        model, _ = model_from_checkpoint(load_checkpoint(tmp_path / "old.ckpt"), "old.ckpt")
+        assert model.config["last_maps"] == 2
+        assert torch.equal(model.eval().rollout(first, poses).frames, old.rollout(first, poses).frames)
+
+
 def test_a_larger_run_is_tested_and_gone_on_with(dance, tmp_path):
     small = [*SMALL, "--frame_H", 64, "--frame_W", 128, "--train_vi_len", 2, "--batch_size", 2, "--pictures", "none"]
     train = ["Trainer.py", "--DR", dance, *small, "--epoch_steps", 1]
