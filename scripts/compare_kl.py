@@ -151,13 +151,17 @@ def study_table(scores: dict[str, list[dict[str, float]]]) -> list[list[str]]:
 
 def latent_table(uses: dict[str, list[dict]]) -> list[list[str]]:
     """Header and a row per strategy. uses: strategy -> `latent_use` of each seed."""
-    rows = [["strategy", "KL (nats a frame)", "active units", "of", "gain of posterior z (dB)", "KL per dimension"]]
+    rows = [["strategy", "KL (nats a frame)", "active units", "of", "gain of posterior z (dB)", "cost of a sample (dB)",
+             "its change (levels of 255)", "the truth's", "KL per dimension"]]
     for strategy, seeds in uses.items():
         per_dimension = np.mean([use["kl_per_dimension"] for use in seeds], axis=0)
         rows.append([
             strategy, mean_and_deviation([sum(use["kl_per_dimension"]) for use in seeds], 3),
             mean_and_deviation([use["active"] for use in seeds], 0), str(seeds[0]["units"]),
-            mean_and_deviation([use["gain"] for use in seeds]), " ".join(f"{value:.3g}" for value in per_dimension),
+            mean_and_deviation([use["gain"] for use in seeds]),
+            mean_and_deviation([use["psnr_prior"] - use["psnr_sample"] for use in seeds]),
+            mean_and_deviation([use["change_sample"] for use in seeds]), f"{seeds[0]['change_truth']:.2f}",
+            " ".join(f"{value:.3g}" for value in per_dimension),
         ])
     return rows
 
