@@ -112,8 +112,8 @@ def test_tables_by_hand():
     rows = study_table({"None": [{"0": 20.0, "1": 22.0}, {"0": 24.0, "1": 30.0}]})
     assert rows[1] == ["None", f"22.00 ± {np.sqrt(8):.2f}", f"26.00 ± {np.sqrt(32):.2f}", f"24.00 ± {np.sqrt(18):.2f}",
                        "2", "22.648"]
-    use = {"kl_per_dimension": [0.5, 1.25], "active": 7, "units": 96, "gain": -0.5, "psnr_prior": 30.0, "psnr_sample": 28.5,
-           "change_sample": 1.25, "change_truth": 0.678}
+    use = {"kl_per_dimension": [0.5, 1.25], "active": 7, "units": 96, "gain": -0.5, "psnr_prior": 30.0,
+           "psnr_sample": 28.5, "change_sample": 1.25, "change_truth": 0.678}
     table = script.latent_table({"Cyclical": [use]})
     assert table[1] == ["Cyclical", "1.750", "7", "96", "-0.50", "1.50", "1.25", "0.68", "0.5 1.25"]
     assert to_markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
