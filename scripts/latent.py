@@ -46,23 +46,24 @@ def main() -> None:
 
 
 def draw_latent_use(rows: list[dict], path: Path) -> None:
-    """Score against variety: what sampling z costs in PSNR, over how much the samples differ; four marks a run, named.
+    """Score against variety: what sampling z costs in PSNR, over how much the samples differ.
 
-    rows: as latent_use gives them, with `run`.
+    Four marks on a line for every run, named. rows: as latent_use gives them, with `run`.
     """
     figure, (axis,) = new_figure(size=(6, 3.5))
     axis.set(xlabel="diversity of samples (standard deviation, levels of 255)", ylabel="PSNR (dB)")
     axis.set_title("Score and variety")
-    rows = sorted(rows, key=lambda row: row["diversity"])
-    x = [row["diversity"] for row in rows]
+    keys = ("psnr_posterior", "psnr_prior", "psnr_best_sample", "psnr_sample")
+    x, low, high = ([pick(row) for row in rows] for pick in (
+        lambda row: row["diversity"], lambda row: min(map(row.get, keys)), lambda row: max(map(row.get, keys))))
+    axis.vlines(x, low, high, color="0.8", linewidth=1, zorder=1)
     for key, color, marker, label in (
         ("psnr_posterior", GREEN, "^", "posterior's mean"), ("psnr_prior", BLUE, "o", "prior's mean"),
         ("psnr_best_sample", ORANGE, "x", "best sample"), ("psnr_sample", ORANGE, "s", "mean sample"),
     ):
-        axis.plot(x, [row[key] for row in rows], color=color, marker=marker, linestyle=":", markersize=4, label=label)
-    for row in rows:
-        low = min(row[key] for key in ("psnr_posterior", "psnr_prior", "psnr_sample"))
-        axis.annotate(f"{row['run']}\n{row['kl']:.0f} nats", (row["diversity"], low), fontsize=6, xytext=(0, -6),
+        axis.plot(x, [row[key] for row in rows], marker, color=color, markersize=4, label=label)
+    for row, *place in zip(rows, x, low, strict=True):
+        axis.annotate(f"{row['run']}\n{row['kl']:.0f} nats", place, fontsize=6, xytext=(0, -6),
                       textcoords="offset points", va="top", ha="center")
     axis.margins(x=0.15, y=0.2)
     axis.legend(frameon=False, fontsize=7)
