@@ -260,7 +260,7 @@ def test_report_rule_changes_target_with_the_coin(dance):
             super().__init__()
             self.level = torch.nn.Parameter(torch.tensor(0.1))
 
-        def rollout(self, first, poses, start, truth, noise, posterior_clips, z_from, feed_truth):
+        def rollout(self, first, poses, truth, noise, posterior_clips, z_from, feed_truth):
             assert z_from == "prior" and feed_truth is False, "z from the prior, always its own last frame"
             levels = self.level * torch.arange(1, poses.shape[1]).reshape(1, -1, 1, 1, 1)
             return Rollout(levels.expand(len(first), -1, 3, 16, 32), torch.ones(len(first), poses.shape[1] - 1, 1))

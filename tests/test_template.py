@@ -71,7 +71,7 @@ def template_checkpoint():
 def test_sizes_of_a_template_checkpoint_are_read_from_its_weights(template_checkpoint):
     model, size = model_from_checkpoint(template_checkpoint, "x.ckpt")
     sizes = {"arch": "template", "F_dim": 32, "L_dim": 8, "N_dim": 8, "D_out_dim": 32, "prior": "standard"}
-    assert model.config == sizes | {"levels": 1}
+    assert model.config == sizes | {"levels": 1, "last_maps": 0}
     assert size == (32, 64)
 
 
