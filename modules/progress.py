@@ -53,5 +53,7 @@ def followed(items: Iterable, title: str, total: int, unit: str) -> Iterator[Any
     """The items, one by one, with their progress."""
     with Progress(title, total, unit) as bar:
         for item in items:
-            yield item
-            bar.update()
+            try:
+                yield item
+            finally:  # also where the caller ends the loop with it
+                bar.update()

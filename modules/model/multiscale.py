@@ -152,8 +152,8 @@ class Decoder_Fusion(nn.Module):
     """Features of x_1, of the pose, and z -> fused pyramid: their linear maps, summed.
 
     What the last frame has to say comes through the prior of z, a few numbers at the smallest map: errors in its
-    details cannot be copied on and on. last_maps: in models of earlier versions it entered here too, at the two
-    smallest maps.
+    details cannot be copied on and on. last_maps: in models of earlier versions it entered here too, at so many
+    of the smallest maps.
     """
 
     def __init__(self, F_dim: int, N_dim: int, D_out_dim: int, levels: int, last_maps: int):

@@ -147,7 +147,7 @@ class VAE_Model(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Any]:
         """One frame (B, 3, H, W) from the last one, the KL (n, *latent) of the n leading clips whose posterior, mu and
         logvar, is given, and the prior's next state. pose, first_features: features."""
-        last_features = first_features if last_frame is first else None
+        last_features = first_features if last_frame is first else None  # as it is in a clip's first step
         if last_features is None and self.sees_last:
             last_features = self.frame_transformation(last_frame)
         prior_mu, prior_logvar, state = self.prior_step(last_features, pose, state)
