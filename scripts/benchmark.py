@@ -1,6 +1,6 @@
 """Measure training and prediction: one command, one table, JSON and a bar chart.
 
-    python scripts/benchmark.py --out docs/pictures/benchmark          (--quick: two minutes on two cores)
+    python scripts/benchmark.py --out docs/images/benchmark          (--quick: two minutes on two cores)
 
 Every architecture and precision is timed in rounds, interleaved with a plain reference: the template architecture in
 float32, NCHW, one sequence at a time, every picture decoded again for every training step. Figures are medians over the

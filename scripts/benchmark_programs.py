@@ -1,6 +1,6 @@
 """Measure whole programs as a user starts them, pictures included: Tester.py and Trainer.py from command to end.
 
-    python scripts/benchmark_programs.py --out docs/pictures/programs          (--quick: short sequences, one round)
+    python scripts/benchmark_programs.py --out docs/images/programs          (--quick: short sequences, one round)
 
 Interleaved in rounds, on pictures of 32x64 that make_dataset.py draws, with a warm cache. Beside them the plain
 reference, plain_program.py, which loads pictures, predicts frame by frame, trains, and writes its GIFs with Pillow;

@@ -1,6 +1,6 @@
 """Measure what larger frames cost and score: train, test and draw the default model at several frame sizes.
 
-    python scripts/sizes.py --DR DATA --out docs/pictures/sizes --keep runs/sizes
+    python scripts/sizes.py --DR DATA --out docs/images/sizes --keep runs/sizes
     python scripts/sizes.py --DR DATA --keep runs/sizes --sizes 64x128=16x250      (16 epochs of 250 steps)
 
 DATA's pictures must be as large as the largest frames, e.g. make_dataset.py --height 128 --width 256; for smaller

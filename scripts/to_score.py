@@ -1,6 +1,6 @@
 """Measure how long training takes until the validation reaches a score: every recipe of RECIPES with every seed.
 
-    python scripts/to_score.py --DR DATA --out docs/pictures/to_score --keep runs/to_score --seeds 0 1 2
+    python scripts/to_score.py --DR DATA --out docs/images/to_score --keep runs/to_score --seeds 0 1 2
 
 A run is one epoch, its schedules made for that length, validated at its end, then Tester.py on the held-out sequences.
 Seconds of training are those of the epoch's steps, from a warm cache; the whole program's are beside them. With --keep
