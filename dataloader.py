@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from modules.data.image_cache import UnreadablePictures, cached_pictures, default_cache_dir
 from modules.data.layout import (
     all_of,
     find_root,
@@ -25,7 +26,6 @@ from modules.data.layout import (
     training_pictures,
 )
 from modules.data.pairing import Faults, find_clips, list_pictures
-from modules.data.picture_cache import UnreadablePictures, cached_pictures, default_cache_dir
 from modules.runtime import InputError
 
 __all__ = ["Dataset_Dance", "Sequence", "all_of", "find_clips", "find_root", "has_training", "list_pictures",

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from dataloader import Sequence, training_pictures
-from modules.data.picture_cache import read_picture
+from modules.data.image_cache import read_picture
 from modules.files import write_json, write_text
 from modules.model.vae import VAE_Model
 from modules.options import parse_trainer

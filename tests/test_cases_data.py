@@ -10,10 +10,10 @@ import torch
 from conftest import check_error, run_inside, write_numbered, write_picture
 from PIL import Image
 
-import modules.data.picture_cache as picture_cache
+import modules.data.image_cache as image_cache
 import modules.files
 from dataloader import Dataset_Dance, all_of, find_clips, find_root
-from modules.data.picture_cache import cached_pictures, default_cache_dir
+from modules.data.image_cache import cached_pictures, default_cache_dir
 from modules.data.reading import read_picture
 from modules.data.truth import find_truth
 from modules.runtime import InputError
@@ -31,13 +31,13 @@ def levels(pictures):
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the files that are decoded from here on."""
-    names, original = [], picture_cache.read_picture
+    names, original = [], image_cache.read_picture
 
     def read(path, *arguments):
         names.append(path.name)
         return original(path, *arguments)
 
-    monkeypatch.setattr(picture_cache, "read_picture", read)
+    monkeypatch.setattr(image_cache, "read_picture", read)
     return names
 
 
@@ -110,7 +110,7 @@ def test_skip_bad_leaves_broken_pictures_out_as_cuts(tmp_path, decoded):
 
 def test_interrupted_decoding_goes_on(tmp_path, monkeypatch, decoded):
     write_numbered(tmp_path, "train", range(30))
-    read = picture_cache.read_picture
+    read = image_cache.read_picture
 
     def interrupted(path, *arguments):
         if path.name == "frame000020.png":
@@ -118,7 +118,7 @@ def test_interrupted_decoding_goes_on(tmp_path, monkeypatch, decoded):
         return read(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(picture_cache, "read_picture", interrupted)
+        patch.setattr(image_cache, "read_picture", interrupted)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path, workers=1).decode()
     decoded.clear()

@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT, SMALL, check_error, run_inside, write_numbered, write_picture
 from PIL import Image
 
-from modules.data.picture_cache import cached_pictures, read_picture
+from modules.data.image_cache import cached_pictures, read_picture
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
 from modules.runtime import InputError
 from modules.train.optimizers import build_optimizers
@@ -350,7 +350,7 @@ def test_concurrent_starts_decode_once(tmp_path):
     """Two processes that want the same pictures at the same time: one decodes, the other waits and maps."""
     write_numbered(tmp_path, "val", range(200), size=(64, 32))
     code = (
-        "import sys, time; from pathlib import Path; import modules.data.picture_cache as cache\n"
+        "import sys, time; from pathlib import Path; import modules.data.image_cache as cache\n"
         "original = cache.read_picture\n"
         "cache.read_picture = lambda *a: [time.sleep(0.005)] and original(*a)\n"
         f"files = sorted(Path({str(tmp_path / 'val/val_img')!r}).iterdir())\n"

@@ -36,7 +36,7 @@ def prepare_environment() -> None:
     """Before matplotlib is imported: a folder for its list of fonts that can be written; no backend of a notebook's."""
     os.environ.pop("MPLBACKEND", None)
     if "MPLCONFIGDIR" not in os.environ:
-        from modules.data.picture_cache import default_cache_dir
+        from modules.data.image_cache import default_cache_dir
 
         folder = default_cache_dir() / "matplotlib"
         with contextlib.suppress(OSError):
