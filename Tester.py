@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader import Dataset_Dance, Sequence
+from dataloader import Dataset_Dance
 from modules.data.pixels import to_uint8
+from modules.data.sequence import Sequence
 from modules.data.truth import find_truth
 from modules.device import pick_device, pick_precision
 from modules.files import check_writable, write_json, write_text

@@ -22,7 +22,7 @@ FLAGS = run_program(parse_trainer) if __name__ == "__main__" else None  # errors
 import torch
 from torch import Tensor
 
-from dataloader import Dataset_Dance, all_of
+from dataloader import Dataset_Dance
 from modules.data.pixels import frame_mse, to_float
 from modules.device import autocast, pick_device, pick_precision
 from modules.files import to_csv, write_json, write_text
@@ -30,6 +30,7 @@ from modules.graphs import Graphed
 from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, read_names, save_checkpoint
 from modules.model.vae import VAE_Model, frame_loss, levels_for
 from modules.progress import Progress
+from modules.runtime import collect_errors
 from modules.score.predict import predict
 from modules.show.board import Board
 from modules.show.curves import draw_training
@@ -85,11 +86,11 @@ class Trainer:
             "workers": args.num_workers, "skip_bad": args.skip_bad,
         }
         modes = ["val"] if args.test else ["train", "val"]
-        self.data = all_of(*(functools.partial(Dataset_Dance, mode=mode, **data) for mode in modes))
+        self.data = collect_errors(*(functools.partial(Dataset_Dance, mode=mode, **data) for mode in modes))
         if not args.test:  # nothing is decoded before all that names can tell is checked
             latent = self.model.latent_shape(args.frame_H, args.frame_W)
             self.feed = Feed(args, self.data[0], latent, ranks, self.device)
-        all_of(*(data.decode for data in self.data))
+        collect_errors(*(data.decode for data in self.data))
         self.validation = self.data[-1].sequences
         graphed = args.cuda_graphs and ranks.size == 1
         self.update = Graphed(self.step, enabled=True) if graphed else self.step

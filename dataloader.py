@@ -8,7 +8,6 @@ import os
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,32 +15,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from modules.data.image_cache import UnreadablePictures, cached_pictures, default_cache_dir
-from modules.data.layout import (
-    all_of,
-    find_root,
-    find_tests,
-    has_training,
-    mode_folder,
-    paired_files,
-    training_pictures,
-)
-from modules.data.pairing import Faults, find_clips, list_pictures
+from modules.data.layout import find_tests, mode_folder, paired_files
+from modules.data.pairing import Faults, find_clips
+from modules.data.sequence import Sequence
 from modules.runtime import InputError
 
-__all__ = ["Dataset_Dance", "Sequence", "all_of", "find_clips", "find_root", "has_training", "list_pictures",
-           "training_pictures"]
 FEW = 3  # constant pictures that are no reason to warn, and
 FEW_SHARE = 0.02  # the share of a list that is none
 CONSTANT = 2  # levels between the darkest and the brightest value of a channel that shows nothing
-
-
-class Sequence(NamedTuple):
-    """A sequence to predict or to score."""
-
-    name: str
-    frames: Tensor  # (T, 3, H, W) uint8 in val; (1, 3, H, W), the first frame, in test
-    poses: Tensor  # (T, 3, H, W) uint8; poses[0] belongs to the first frame
-    numbers: tuple[int, ...] = ()  # T frame numbers, where they are known
 
 
 class Dataset_Dance(Dataset):

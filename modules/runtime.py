@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 # what terminals (Ctrl-C, a closed window, Ctrl-Backslash, Ctrl-Break on Windows), schedulers and clocks send to end a
@@ -20,6 +21,19 @@ MESSAGE_LENGTH = 600  # characters of an error's line
 
 class InputError(Exception):
     """Something the user gave is wrong. The message is one line: what, where, and what was expected."""
+
+
+def collect_errors(*calls: Callable[[], Any]) -> list[Any]:
+    """The results of all calls; one InputError that holds the errors of all of them."""
+    results, errors = [], []
+    for call in calls:
+        try:
+            results.append(call())
+        except InputError as error:
+            errors.append(str(error))
+    if errors:
+        raise InputError("; and ".join(errors))
+    return results
 
 
 def run_program(main, *arguments):

@@ -24,8 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dataloader import Sequence, training_pictures
 from modules.data.image_cache import read_picture
+from modules.data.layout import training_pictures
+from modules.data.sequence import Sequence
 from modules.files import write_json, write_text
 from modules.model.vae import VAE_Model
 from modules.options import parse_trainer

@@ -16,7 +16,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from dataloader import find_root, list_pictures
+from modules.data.layout import find_root
+from modules.data.pairing import list_pictures
 from modules.files import read_json
 from modules.pose.keypoints import follow, read_keypoints
 from modules.pose.output import new_dataset

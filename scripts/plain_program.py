@@ -19,8 +19,8 @@ import torch
 from benchmark import HEIGHT, WIDTH, Reference
 from PIL import Image
 
-from dataloader import Sequence
 from modules.data.reading import read_picture
+from modules.data.sequence import Sequence
 from modules.runtime import keep_freed_memory, run_program
 from modules.show.pictures import to_images
 

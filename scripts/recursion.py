@@ -17,7 +17,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from dataloader import Dataset_Dance, Sequence
+from dataloader import Dataset_Dance
+from modules.data.sequence import Sequence
 from modules.device import pick_device, pick_precision
 from modules.files import to_markdown, write_json, write_text
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint

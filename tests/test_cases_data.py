@@ -12,11 +12,13 @@ from PIL import Image
 
 import modules.data.image_cache as image_cache
 import modules.files
-from dataloader import Dataset_Dance, all_of, find_clips, find_root
+from dataloader import Dataset_Dance
 from modules.data.image_cache import cached_pictures, default_cache_dir
+from modules.data.layout import find_root
+from modules.data.pairing import find_clips
 from modules.data.reading import read_picture
 from modules.data.truth import find_truth
-from modules.runtime import InputError
+from modules.runtime import InputError, collect_errors
 
 
 def make(root, mode="train", **flags):
@@ -170,7 +172,7 @@ def test_faults_of_both_modes_are_one_line(tmp_path):
     for mode in ("train", "val"):
         (tmp_path / mode / f"{mode}_label/frame000003.png").unlink()
     with pytest.raises(InputError, match="train_img/frame000003.png.*val_img/frame000003.png"):
-        all_of(lambda: make(tmp_path), lambda: make(tmp_path, "val"))
+        collect_errors(lambda: make(tmp_path), lambda: make(tmp_path, "val"))
 
 
 # G: test data paired by number

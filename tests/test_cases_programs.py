@@ -18,7 +18,7 @@ import modules.data.image_cache as image_cache
 import modules.options as options
 import Tester
 import Trainer
-from dataloader import Sequence
+from modules.data.sequence import Sequence
 from modules.files import lock_file
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.options import (

@@ -9,7 +9,8 @@ from conftest import write_numbered, write_picture
 from PIL import Image
 
 import modules.data.image_cache as image_cache
-from dataloader import Dataset_Dance, find_clips
+from dataloader import Dataset_Dance
+from modules.data.pairing import find_clips
 from modules.runtime import InputError
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import noise_frames
 
-from dataloader import Dataset_Dance, Sequence
+from dataloader import Dataset_Dance
+from modules.data.sequence import Sequence
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.vae import Rollout, VAE_Model
 from modules.score.latent import ACTIVE, latent_use, noise_correlation

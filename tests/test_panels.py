@@ -9,7 +9,7 @@ import pytest
 from conftest import check_error, noise_frames, run_inside
 from PIL import Image, ImageSequence
 
-from dataloader import Sequence
+from modules.data.sequence import Sequence
 from modules.runtime import InputError
 from modules.show import pictures
 from modules.show.panels import BORDER, ERROR_FULL, GREEN, LINE, PAPER, RED, SCALE, Film, Panels, error_map, to_yuv

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import latent
 import recursion
 
-from dataloader import Sequence
+from modules.data.sequence import Sequence
 from modules.model.vae import VAE_Model
 from modules.runtime import InputError
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from dataloader import Sequence
+from modules.data.sequence import Sequence
 from modules.model import vae
 from modules.model.layers import gaussian_kl, reparameterise, split_gaussian
 from modules.model.vae import VAE_Model

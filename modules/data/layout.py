@@ -7,9 +7,9 @@
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from modules.data.pairing import (
     Faults,
@@ -24,7 +24,7 @@ from modules.data.pairing import (
     sequence_start,
     subfolders,
 )
-from modules.runtime import InputError
+from modules.runtime import InputError, collect_errors
 
 MODES = ("train", "val", "test")
 PARTS = (*MODES, *(f"{mode}_{kind}" for mode in MODES for kind in ("img", "label")))
@@ -104,24 +104,11 @@ def truth_places(root: str | Path) -> list[Path]:
     return [mode_folder(root, "test") / "test_gt", *(place / "Demo_Test" for place in beside)]
 
 
-def all_of(*calls: Callable[[], Any]) -> list[Any]:
-    """The results of all calls; one InputError that tells what each of them found wrong."""
-    results, errors = [], []
-    for call in calls:
-        try:
-            results.append(call())
-        except InputError as error:
-            errors.append(str(error))
-    if errors:
-        raise InputError("; and ".join(errors))
-    return results
-
-
 def paired_files(folder: Path, mode: str, skip_bad: bool) -> tuple[list[Key], dict[Key, Path], dict[Key, Path]]:
     """The keys that have a frame and a pose, and the files of both."""
     faults = Faults()
     kinds = [folder / f"{mode}_{kind}" for kind in ("img", "label")]
-    groups = all_of(*(lambda kind=kind: picture_groups(kind) for kind in kinds))
+    groups = collect_errors(*(lambda kind=kind: picture_groups(kind) for kind in kinds))
     frames, poses = (by_number(group, faults) for group in groups)
     keys = pair(frames, poses, faults)
     faults.settle(skip_bad, f"the same numbers in {mode}_img and {mode}_label, names like frame000123.png")

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader import Sequence
 from modules.data.image_cache import cached_pictures, default_cache_dir
 from modules.data.layout import truth_places
 from modules.data.pairing import Faults, numbered_pictures
+from modules.data.sequence import Sequence
 from modules.runtime import InputError
 
 MAX_CHARACTERS = 64  # of one number in a text file, the space after it included

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataloader import Dataset_Dance, Sequence, has_training
+from dataloader import Dataset_Dance
+from modules.data.layout import has_training
 from modules.data.pixels import to_float
+from modules.data.sequence import Sequence
 from modules.score.metrics import all_scores, average, score, table_cells
 
 RIVALS = {"first_frame": "first frame", "training_mean": "training mean", "nearest_pose": "nearest training pose"}

@@ -4,8 +4,8 @@ long it stays the same."""
 import torch
 from torch import Tensor
 
-from dataloader import Sequence
 from modules.data.pixels import to_float
+from modules.data.sequence import Sequence
 from modules.device import autocast
 from modules.model.vae import Rollout, VAE_Model
 from modules.score.metrics import PERFECT, change, diversity, psnr

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dataloader import Sequence
 from modules.data.pixels import to_float
+from modules.data.sequence import Sequence
 from modules.device import autocast, random_generator
 from modules.graphs import Graphed
 from modules.model.vae import VAE_Model, map_tensors

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dataloader import Sequence
+from modules.data.sequence import Sequence
 from modules.files import write_json
 from modules.score.baselines import warn_if_below_first_frame
 from modules.score.metrics import score
