@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from modules.data.image_cache import UnreadablePictures, cached_pictures, default_cache_dir
+from modules.data.image_cache import UnreadableImages, cached_images, default_cache_dir
 from modules.data.layout import find_tests, mode_folder, paired_files
 from modules.data.pairing import Faults, find_clips
 from modules.data.sequence import Sequence
@@ -163,7 +163,7 @@ class Dataset_Dance(Dataset):
 
     def _load(self, files: list[Path], name: str) -> Tensor:
         cache_dir = Path(self.cache_dir) if self.cache_dir else default_cache_dir()
-        cached = cached_pictures(files, *self.size, cache_dir, self.workers, name)
+        cached = cached_images(files, *self.size, cache_dir, self.workers, name)
         # copy-on-write pages of the cache: torch wants a writable array, the file stays as it is
         return torch.from_numpy(np.load(cached.filename, mmap_mode="c"))
 
@@ -174,7 +174,7 @@ class Dataset_Dance(Dataset):
         for name, files in lists.items():
             try:
                 loaded[name] = self._load(files, name)
-            except UnreadablePictures as error:
+            except UnreadableImages as error:
                 error.add_to(faults)
                 broken |= set(error.reasons)
         faults.settle(self.skip_bad, "pictures that can be read")

@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.data.image_cache import read_picture
-from modules.data.layout import training_pictures
+from modules.data.image_cache import read_image
+from modules.data.layout import training_images
 from modules.data.sequence import Sequence
 from modules.files import write_json, write_text
 from modules.model.vae import VAE_Model
@@ -99,7 +99,7 @@ class Reference(Case):
         self.name = "reference"
         self.model.to(memory_format=torch.contiguous_format)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
-        self.files = training_pictures(data)
+        self.files = training_images(data)
         self.readers = ThreadPoolExecutor(os.cpu_count())
 
     def step(self) -> int:
@@ -140,7 +140,7 @@ class Reference(Case):
         return torch.randn(batch, *self.model.latent_shape(HEIGHT, WIDTH), device=self.device)
 
     def decode(self, path: Path) -> Tensor:
-        return torch.from_numpy(read_picture(path, HEIGHT, WIDTH).copy()).to(self.device) / 255
+        return torch.from_numpy(read_image(path, HEIGHT, WIDTH).copy()).to(self.device) / 255
 
 
 def common_flags(data: Path, arch: str, precision: str) -> list[str]:

@@ -17,7 +17,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from modules.data.layout import find_root
-from modules.data.pairing import list_pictures
+from modules.data.pairing import list_images
 from modules.files import read_json
 from modules.pose.keypoints import follow, read_keypoints
 from modules.pose.output import new_dataset
@@ -58,7 +58,7 @@ def drive(args: argparse.Namespace, new: Path) -> None:
     """Write the test sequences below the folder `new`."""
     root = find_root(args.DR)
     dancer, dancer_confidence, lines = read_dancer(root)
-    first = list_pictures(root / "train" / "train_img")[0]
+    first = list_images(root / "train" / "train_img")[0]
     with Image.open(first) as picture:
         width, height = picture.size
     clips = read_clips(args.keypoints, args)

@@ -19,7 +19,7 @@ import torch
 from benchmark import HEIGHT, WIDTH, Reference
 from PIL import Image
 
-from modules.data.reading import read_picture
+from modules.data.reading import read_image
 from modules.data.sequence import Sequence
 from modules.runtime import keep_freed_memory, run_program
 from modules.show.pictures import to_images
@@ -53,7 +53,7 @@ def measure(reference: Reference, test: Path, out: Path, frames: int, steps: int
 
 def load(paths: list[Path]) -> torch.Tensor:
     """Pictures (T, 3, H, W) uint8, decoded one after the other."""
-    return torch.stack([torch.from_numpy(read_picture(path, HEIGHT, WIDTH).copy()) for path in paths])
+    return torch.stack([torch.from_numpy(read_image(path, HEIGHT, WIDTH).copy()) for path in paths])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from benchmark import gflop_per_frame
 from benchmark_programs import launch
 from PIL import Image
 
-from modules.data.layout import training_pictures
+from modules.data.layout import training_images
 from modules.device import pick_device, pick_precision
 from modules.files import read_json, to_markdown, write_bytes, write_json, write_text
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
@@ -67,7 +67,7 @@ class Size(NamedTuple):
 
 def check_pictures(data: Path, sizes: list[Size]) -> None:
     """InputError if a frame is larger than the data set's pictures: it would show what nobody drew."""
-    path = training_pictures(data)[0][0]
+    path = training_images(data)[0][0]
     width, height = Image.open(path).size
     for size in sizes:
         if size.height > height or size.width > width:

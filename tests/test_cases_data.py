@@ -13,10 +13,10 @@ from PIL import Image
 import modules.data.image_cache as image_cache
 import modules.files
 from dataloader import Dataset_Dance
-from modules.data.image_cache import cached_pictures, default_cache_dir
+from modules.data.image_cache import cached_images, default_cache_dir
 from modules.data.layout import find_root
 from modules.data.pairing import find_clips
-from modules.data.reading import read_picture
+from modules.data.reading import read_image
 from modules.data.truth import find_truth
 from modules.runtime import InputError, collect_errors
 
@@ -33,13 +33,13 @@ def levels(pictures):
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the files that are decoded from here on."""
-    names, original = [], image_cache.read_picture
+    names, original = [], image_cache.read_image
 
     def read(path, *arguments):
         names.append(path.name)
         return original(path, *arguments)
 
-    monkeypatch.setattr(image_cache, "read_picture", read)
+    monkeypatch.setattr(image_cache, "read_image", read)
     return names
 
 
@@ -112,7 +112,7 @@ def test_skip_bad_leaves_broken_pictures_out_as_cuts(tmp_path, decoded):
 
 def test_interrupted_decoding_goes_on(tmp_path, monkeypatch, decoded):
     write_numbered(tmp_path, "train", range(30))
-    read = image_cache.read_picture
+    read = image_cache.read_image
 
     def interrupted(path, *arguments):
         if path.name == "frame000020.png":
@@ -120,7 +120,7 @@ def test_interrupted_decoding_goes_on(tmp_path, monkeypatch, decoded):
         return read(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_cache, "read_picture", interrupted)
+        patch.setattr(image_cache, "read_image", interrupted)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path, workers=1).decode()
     decoded.clear()
@@ -279,7 +279,7 @@ def test_16_bits_lose_nothing_that_8_can_hold(tmp_path, channels, top):
     pixels[..., 3 if channels == 4 else 1:] = 65535 if channels in (2, 4) else values
     (tmp_path / "1.png").write_bytes(png16(pixels))
     expected = np.rint(values * 255 / top).repeat(3, 2).transpose(2, 0, 1)
-    assert np.array_equal(read_picture(tmp_path / "1.png", 4, 8), expected)
+    assert np.array_equal(read_image(tmp_path / "1.png", 4, 8), expected)
 
 
 @pytest.mark.parametrize("picture, background, line", [
@@ -293,24 +293,24 @@ def test_16_bits_lose_nothing_that_8_can_hold(tmp_path, channels, top):
 ])
 def test_transparency_hides_nothing(tmp_path, picture, background, line):
     picture.save(tmp_path / "1.png")
-    red = read_picture(tmp_path / "1.png", 8, 8)[0, 0]
+    red = read_image(tmp_path / "1.png", 8, 8)[0, 0]
     assert (red[0], red[2]) == (background, line)
 
 
 def test_other_kinds_of_pictures(tmp_path):
     skeleton((0, 0, 0, 255), (200, 0, 0, 255)).convert("RGB").convert("CMYK").save(tmp_path / "1.jpg", quality=100)
-    assert np.abs(read_picture(tmp_path / "1.jpg", 8, 8)[:, 0, 6].astype(int) - (200, 0, 0)).max() < 9
+    assert np.abs(read_image(tmp_path / "1.jpg", 8, 8)[:, 0, 6].astype(int) - (200, 0, 0)).max() < 9
     numbers = Image.fromarray(np.arange(32, dtype=np.uint8).reshape(4, 8))
     numbers.putpalette([7, 7, 7] * 256)  # a map of body parts whose palette nobody filled in
     numbers.save(tmp_path / "4.png")
-    assert np.array_equal(read_picture(tmp_path / "4.png", 4, 8)[0].ravel(), range(32))
+    assert np.array_equal(read_image(tmp_path / "4.png", 4, 8)[0].ravel(), range(32))
     fractions = np.linspace(0, 1, 32, dtype="<f4").reshape(4, 8)
     (tmp_path / "2.ppm").write_bytes(b"Pf\n8 4\n-1.0\n" + fractions[::-1].tobytes())
-    assert np.array_equal(read_picture(tmp_path / "2.ppm", 4, 8)[0], np.rint(fractions * 255))
+    assert np.array_equal(read_image(tmp_path / "2.ppm", 4, 8)[0], np.rint(fractions * 255))
     exif = Image.Exif()
     exif[0x0112] = 6  # a telephone held upright
     Image.fromarray(np.uint8([[0, 0], [255, 255]])).resize((8, 8)).save(tmp_path / "3.jpg", exif=exif, quality=100)
-    turned = read_picture(tmp_path / "3.jpg", 8, 8)[0]
+    turned = read_image(tmp_path / "3.jpg", 8, 8)[0]
     assert turned[:, 0].min() > 200 and turned[:, -1].max() < 50
 
 
@@ -318,13 +318,13 @@ def test_a_list_is_read_in_one_way(tmp_path, capsys):
     files = [tmp_path / f"{i}.png" for i in range(4)]
     for path, value in zip(files, (0, 200, 40_000, 65_535), strict=True):
         path.write_bytes(png16(np.full((4, 8, 1), value)))
-    pictures = cached_pictures(files, 4, 8, tmp_path / "cache", 1, "x")
+    pictures = cached_images(files, 4, 8, tmp_path / "cache", 1, "x")
     assert levels(pictures) == [0, 1, 156, 255], "200 of 65,535 is dark, though alone it is 200 of 255"
     assert "0..65,535 read as 0..255" in capsys.readouterr().out
     white, blank, grey = (255, 255, 255, 255), (255, 255, 255, 0), (99, 99, 99, 255)
     for path, line in zip(files, (white, blank, white, grey), strict=True):
         skeleton((255, 255, 255, 0), line).save(path)
-    pictures = cached_pictures(files, 8, 8, tmp_path / "cache", 1, "x")
+    pictures = cached_images(files, 8, 8, tmp_path / "cache", 1, "x")
     assert pictures[:, 0, 0, 0].tolist() == [0, 0, 0, 0] and pictures[:, 0, 0, 2].tolist() == [255, 0, 255, 99]
 
 

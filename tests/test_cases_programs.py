@@ -288,7 +288,7 @@ def test_under_nohup_a_closed_terminal_is_nothing(flags, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_while_pictures_are_decoded_keeps_those(dance, tmp_path, monkeypatch, number):
-    original, read = image_cache.read_picture, []
+    original, read = image_cache.read_image, []
 
     def interrupted(*arguments):
         read.append(1)
@@ -297,7 +297,7 @@ def test_a_signal_while_pictures_are_decoded_keeps_those(dance, tmp_path, monkey
             os.kill(os.getpid(), number)
         return original(*arguments)
 
-    monkeypatch.setattr(image_cache, "read_picture", interrupted)
+    monkeypatch.setattr(image_cache, "read_image", interrupted)
     paths = ["--DR", dance, "--save_root", tmp_path / "run", "--cache_dir", tmp_path / "cache", "--num_workers", 1]
     result = run_inside("Trainer.py", *paths, *SMALL, "--device", "cpu", "--preset", "template")
     assert result.returncode == 128 + number

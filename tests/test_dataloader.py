@@ -78,13 +78,13 @@ def test_pictures_are_resized_with_pils_bilinear_filter(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     expected = np.asarray(Image.fromarray(pixels).resize((16, 8), Image.Resampling.BILINEAR))
-    assert np.array_equal(image_cache.read_picture(tmp_path / "a.png", 8, 16), expected.transpose(2, 0, 1))
+    assert np.array_equal(image_cache.read_image(tmp_path / "a.png", 8, 16), expected.transpose(2, 0, 1))
 
 
 def test_cache_is_used_and_follows_every_change(root, monkeypatch):
     before = load(root).frames.clone()
     with monkeypatch.context() as patch:
-        patch.setattr(image_cache, "read_picture", None)  # decoding again would fail
+        patch.setattr(image_cache, "read_image", None)  # decoding again would fail
         assert torch.equal(load(root).frames, before)
         with pytest.raises(TypeError):
             load(root, frame_W=16)
@@ -157,7 +157,7 @@ def test_odd_picture_modes_are_read_as_rgb(tmp_path):
     for i, picture in enumerate([Image.new("L", (8, 4), 156), Image.new("RGBA", (8, 4), (156, 156, 156, 255)), sixteen,
                                  Image.new("RGB", (8, 4), (156, 156, 156)).quantize(4)]):
         picture.save(tmp_path / f"{i}.PNG")
-        assert np.array_equal(image_cache.read_picture(tmp_path / f"{i}.PNG", 4, 8), np.full((3, 4, 8), 156))
+        assert np.array_equal(image_cache.read_image(tmp_path / f"{i}.PNG", 4, 8), np.full((3, 4, 8), 156))
 
 
 def test_a_pose_that_shows_nobody_is_the_one_before(tmp_path):

@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT, SMALL, check_error, run_inside, write_numbered, write_picture
 from PIL import Image
 
-from modules.data.image_cache import cached_pictures, read_picture
+from modules.data.image_cache import cached_images, read_image
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
 from modules.runtime import InputError
 from modules.train.optimizers import build_optimizers
@@ -230,7 +230,7 @@ def test_200_damaged_pictures_are_refused_in_one_line_or_read(tmp_path):
         path.write_bytes(data[: rng.choice([len(data), len(data), rng.randrange(len(data))])])
         begin = time.monotonic()
         try:
-            assert read_picture(path, 4, 8).shape == (3, 4, 8)
+            assert read_image(path, 4, 8).shape == (3, 4, 8)
             read += 1
         except InputError as error:
             assert "frame000001.png: " in str(error) and len(str(error)) < 500, i
@@ -351,11 +351,11 @@ def test_concurrent_starts_decode_once(tmp_path):
     write_numbered(tmp_path, "val", range(200), size=(64, 32))
     code = (
         "import sys, time; from pathlib import Path; import modules.data.image_cache as cache\n"
-        "original = cache.read_picture\n"
-        "cache.read_picture = lambda *a: [time.sleep(0.005)] and original(*a)\n"
+        "original = cache.read_image\n"
+        "cache.read_image = lambda *a: [time.sleep(0.005)] and original(*a)\n"
         f"files = sorted(Path({str(tmp_path / 'val/val_img')!r}).iterdir())\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        f"print(cache.cached_pictures(files, 4, 8, Path({str(tmp_path / 'cache')!r}), 1, 'x')[:, 0, 0, 0].tolist())"
+        f"print(cache.cached_images(files, 4, 8, Path({str(tmp_path / 'cache')!r}), 1, 'x')[:, 0, 0, 0].tolist())"
     )
     command = [sys.executable, "-c", code]
     starts = [subprocess.Popen(command, cwd=ROOT, stdin=-1, stdout=-1, text=True) for _ in range(2)]
@@ -366,7 +366,7 @@ def test_concurrent_starts_decode_once(tmp_path):
     assert all(str(list(range(200))) in text for text in texts)
     assert sum("Cached 200 pictures" in text for text in texts) == 1
     files = sorted((tmp_path / "val/val_img").iterdir())
-    assert cached_pictures(files, 4, 8, tmp_path / "cache", 1, "x").shape == (200, 3, 4, 8)
+    assert cached_images(files, 4, 8, tmp_path / "cache", 1, "x").shape == (200, 3, 4, 8)
 
 
 def test_nothing_is_written_outside_save_root_and_cache(dance, tmp_path):

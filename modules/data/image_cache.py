@@ -24,7 +24,7 @@ from typing import BinaryIO
 import numpy as np
 
 from modules.data.pairing import Faults
-from modules.data.reading import BLACK, Reading, agree, differ, read_picture
+from modules.data.reading import BLACK, Reading, agree, differ, read_image
 from modules.files import lock_file
 from modules.progress import Progress
 from modules.runtime import InputError
@@ -34,7 +34,7 @@ BATCH = 256  # pictures that threads decode before they are written
 STALE = 3600  # seconds after which nobody writes to a temporary file any more
 
 
-class UnreadablePictures(InputError):
+class UnreadableImages(InputError):
     """Pictures of a list that cannot be read. reasons: why, by path."""
 
     def __init__(self, reasons: dict[Path, str]):
@@ -85,10 +85,10 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
-def cached_pictures(files: list[Path], height: int, width: int, cache_dir: Path, workers: int, name: str) -> np.ndarray:
+def cached_images(files: list[Path], height: int, width: int, cache_dir: Path, workers: int, name: str) -> np.ndarray:
     """All pictures as one read-only memory-mapped array (len(files), 3, height, width) uint8.
 
-    Raises UnreadablePictures, with all that cannot be read, once the others are decoded.
+    Raises UnreadableImages, with all that cannot be read, once the others are decoded.
     """
     stamps = [stamp(path) for path in files]
     size = f"{CACHE_VERSION} {height} {width}"
@@ -104,7 +104,7 @@ def cached_pictures(files: list[Path], height: int, width: int, cache_dir: Path,
             if cached is None:
                 decode_all(files, stamps, path, kept, shape, workers, name)
                 cached = np.load(path, mmap_mode="r")
-    except UnreadablePictures:
+    except UnreadableImages:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot write the picture cache ({error.strerror}); see --cache_dir") from None
@@ -164,7 +164,7 @@ def decode_all(
     if stopped:
         raise stopped
     if faults:
-        raise UnreadablePictures(faults)
+        raise UnreadableImages(faults)
     remove_kept(kept, files)
     size = f"{shape[2]}x{shape[3]}"
     print(f"Cached {len(files):,} pictures of {name} at {size}: {len(files) * row / 1e6:.1f} MB in {path}")
@@ -198,7 +198,7 @@ def decode(
 
     def read(i: int) -> np.ndarray | InputError:
         try:
-            return read_picture(files[i], *shape[2:], wanted, reading)
+            return read_image(files[i], *shape[2:], wanted, reading)
         except InputError as error:
             return error
 

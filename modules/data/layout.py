@@ -91,7 +91,7 @@ def has_training(root: str | Path) -> bool:
     return layout_of(find_root(root), "train") is not None
 
 
-def training_pictures(root: str | Path) -> tuple[list[Path], list[Path]]:
+def training_images(root: str | Path) -> tuple[list[Path], list[Path]]:
     """The paths of all training frames and of their poses."""
     keys, frames, poses = paired_files(mode_folder(root, "train"), "train", skip_bad=False)
     return [frames[key] for key in keys], [poses[key] for key in keys]

@@ -140,7 +140,7 @@ def numbered_pictures(folder: Path, faults: Faults) -> dict[int, Path]:
     return {number: path for (_, number), path in by_number(groups, faults).items()}
 
 
-def list_pictures(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The pictures of one folder in the order of their numbers. InputError if there are none or a number repeats."""
     faults = Faults()
     files = numbered_pictures(folder, faults)

@@ -55,7 +55,7 @@ def differ(own: Reading, reading: Reading) -> bool:
     return own._replace(paper=WHITE if own.paper is None else own.paper) != reading
 
 
-def read_picture(
+def read_image(
     path: Path, height: int, width: int, wanted: dict[Path, Reading] | None = None, reading: Reading | None = None
 ) -> np.ndarray:
     """One picture as (3, height, width) uint8 RGB, resized with PIL's antialiased bilinear filter.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.data.image_cache import cached_pictures, default_cache_dir
+from modules.data.image_cache import cached_images, default_cache_dir
 from modules.data.layout import truth_places
 from modules.data.pairing import Faults, numbered_pictures
 from modules.data.sequence import Sequence
@@ -94,7 +94,7 @@ def read_pictures(folder: Path, sequence: Sequence, cache: Path, workers: int) -
     elif len(files) != T:
         raise InputError(f"{folder}: {len(files)} true frames; expected {T}, one per pose")
     name = f"{folder.parent.name}/{folder.name}"
-    pictures = cached_pictures(list(files.values()), *sequence.poses.shape[2:], cache, workers, name)
+    pictures = cached_images(list(files.values()), *sequence.poses.shape[2:], cache, workers, name)
     frames = torch.from_numpy(np.array(pictures))
     return frames if len(frames) == T else torch.cat([sequence.frames[:1], frames])  # the given one, never scored
 

@@ -15,7 +15,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from modules.data.pairing import find_clips, frame_number, list_pictures
+from modules.data.pairing import find_clips, frame_number, list_images
 from modules.runtime import InputError
 
 FOLDER_RATE = 30.0  # frames a second of a folder of pictures, which has no times
@@ -45,7 +45,7 @@ class Film(NamedTuple):
 def open_film(path: Path) -> Film:
     """Find out what there is. InputError for what is no film."""
     if path.is_dir():
-        files = list_pictures(path)
+        files = list_images(path)
         with open_picture(files[0]) as first:
             width, height = first.size
         begins = [begin for begin, _ in find_clips([frame_number(file) for file in files])]
