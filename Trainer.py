@@ -34,10 +34,10 @@ from modules.runtime import collect_errors
 from modules.score.predict import predict
 from modules.show.board import Board
 from modules.show.curves import draw_training
-from modules.show.runs import COLUMNS, describe_environment
 from modules.show.validation import draw_validation, score_validation
 from modules.train.distributed import Ranks, is_launched, join, launch
 from modules.train.feed import Batch, Feed, largest_shift
+from modules.train.history import HISTORY_COLUMNS, TAGS, describe_environment
 from modules.train.optimizers import build_optimizers, clipped_step, move_towards
 from modules.train.resume import (
     EpochProgress,
@@ -161,7 +161,7 @@ class Trainer:
     def fit(self) -> None:
         """Train from the current epoch to the last; after each, validate, save and draw."""
         args = self.args
-        board = Board(self.root, self.epoch) if args.tensorboard and self.ranks.rank == 0 else None
+        board = Board(self.root, TAGS, self.epoch) if args.tensorboard and self.ranks.rank == 0 else None
         if self.ranks.rank == 0:
             write_json(self.root / "environment.json", describe_environment(self.device, self.dtype))
         if self.must_draw_again:
@@ -204,7 +204,8 @@ class Trainer:
     def save(self, row: dict, numbered: bool) -> None:
         """Write metrics.csv and the checkpoints of a finished epoch, whose pictures are now to be drawn."""
         write_text(self.undrawn, "")
-        write_text(self.root / "metrics.csv", to_csv([list(COLUMNS), *(map(row.get, COLUMNS) for row in self.history)]))
+        table = [list(HISTORY_COLUMNS), *(map(row.get, HISTORY_COLUMNS) for row in self.history)]
+        write_text(self.root / "metrics.csv", to_csv(table))
 
         weights, everything = self._checkpoint(row)
         if row["val_psnr"] is not None and (self.best_psnr is None or row["val_psnr"] > self.best_psnr):
@@ -262,7 +263,7 @@ class Trainer:
         """Continue where the checkpoint was written; its optimizer, history and epoch's progress too if it has them."""
         checkpoint, source = start.contents, start.source
         self.epoch = checkpoint.get("last_epoch", -1) + 1
-        training = check_training(checkpoint, source, COLUMNS)
+        training = check_training(checkpoint, source)
         print(f"Going on from {source} at epoch {self.epoch}", end="")
         if not training:
             print(": it holds weights only, the optimizer starts anew.")

@@ -34,7 +34,7 @@ from modules.progress import Progress
 from modules.runtime import keep_freed_memory, run_program
 from modules.score.predict import predict
 from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
-from modules.show.runs import describe_environment
+from modules.train.history import describe_environment
 from Trainer import Trainer
 
 PRESETS = {"template": "template", "multiscale": "best"}

@@ -37,7 +37,7 @@ from modules.runtime import InputError, run_program
 from modules.show.curves import BLUE, ORANGE, draw_scores, new_figure, save_figure
 from modules.show.panels import Film
 from modules.show.pictures import save_gif, write_film, write_frames, write_strip
-from modules.show.runs import describe_environment
+from modules.train.history import describe_environment
 
 
 class Size(NamedTuple):

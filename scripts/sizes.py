@@ -33,7 +33,8 @@ from modules.options import parse_trainer
 from modules.runtime import InputError, run_program
 from modules.show.panels import blank_line
 from modules.show.panels import write_text as write_words
-from modules.show.runs import describe_environment, read_commit, read_history
+from modules.show.runs import read_history
+from modules.train.history import describe_environment, read_commit
 
 SIZES = ("32x64=16x250", "64x64=16x250", "64x128=16x250", "128x256=4x250")
 BUDGET = "16x250"  # of a size that is given without one

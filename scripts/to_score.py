@@ -25,7 +25,8 @@ from modules.files import read_json, to_markdown, write_json, write_text
 from modules.options import parse_trainer
 from modules.runtime import InputError, run_program
 from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
-from modules.show.runs import describe_environment, read_commit, read_history
+from modules.show.runs import read_history
+from modules.train.history import describe_environment, read_commit
 
 LARGE = "--batch_size 32 --lr 7e-3 --warmup_steps 25"  # a fifth more frames a second
 RECIPES = {  # PSNR of the validation in dB -> flags of Trainer.py whose one epoch is to reach it

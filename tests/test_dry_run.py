@@ -12,7 +12,8 @@ from modules.options import parse_tester, parse_trainer
 from modules.runtime import InputError
 from modules.show.board import Board
 from modules.show.curves import OF_A_RUN
-from modules.show.runs import COLUMNS, read_history
+from modules.show.runs import read_history
+from modules.train.history import TAGS
 from modules.train.schedules import LR_MIN
 from Trainer import planned
 
@@ -78,9 +79,8 @@ def test_tensorboard_holds_the_scalars_strips_and_curves(dance, tmp_path):
     assert result.returncode == 0, result.stderr
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     history = read_history(tmp_path / "metrics.csv")
-    tags = {name: column.tag for name, column in COLUMNS.items() if column.tag}
-    assert set(events.Tags()["scalars"]) == set(tags.values())
-    for column, tag in tags.items():
+    assert set(events.Tags()["scalars"]) == set(TAGS.values())
+    for column, tag in TAGS.items():
         expected = {int(row["epoch"]): row[column] for row in history if row[column] is not None}
         assert {event.step: event.value for event in events.Scalars(tag)} == pytest.approx(expected, rel=1e-5), tag
     assert set(events.Tags()["images"]) == {f"curve/{name}" for name in OF_A_RUN} | {"strip/val0"}
@@ -92,4 +92,4 @@ def test_tensorboard_holds_the_scalars_strips_and_curves(dance, tmp_path):
 def test_tensorboard_not_installed_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match="pip install tensorboard"):
-        Board(tmp_path)
+        Board(tmp_path, TAGS)

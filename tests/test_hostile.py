@@ -23,7 +23,7 @@ from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, sav
 from modules.runtime import InputError
 from modules.train.optimizers import build_optimizers
 from modules.train.resume import check_training, load_optimizer
-from Trainer import COLUMNS, Trainer
+from Trainer import Trainer
 
 TINY = [*SMALL, "--preset", "template", "--device", "cpu", "--num_epoch", 1, "--epoch_steps", 2]
 
@@ -51,7 +51,7 @@ def use(path):
     """What both programs do with a checkpoint: build its model, and go on from it. Returns the predicted frames."""
     contents = load_checkpoint(path)
     model, (height, width) = model_from_checkpoint(contents, path)
-    if check_training(contents, path, COLUMNS):
+    if check_training(contents, path):
         for optimizer in build_optimizers("Adam", model, 1e-3, 0.0):
             load_optimizer(optimizer, contents, path)
             for parameter in model.parameters():

@@ -7,26 +7,26 @@ from PIL import Image
 
 from modules.runtime import InputError
 from modules.show.curves import OF_A_RUN
-from modules.show.runs import COLUMNS
 
 
 class Board:
-    """Writes event files to <root>/tensorboard. first_epoch: what an earlier run wrote from there on is replaced."""
+    """Writes event files to <root>/tensorboard. tags: column of metrics.csv -> tag in TensorBoard. first_epoch: what an
+    earlier run wrote from there on is replaced."""
 
-    def __init__(self, root: Path, first_epoch: int = 0):
+    def __init__(self, root: Path, tags: dict[str, str], first_epoch: int = 0):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise InputError("--tensorboard: the package is not installed; run: pip install tensorboard") from None
-        self.figures = root / "figures"
+        self.figures, self.tags = root / "figures", tags
         self.writer = SummaryWriter(root / "tensorboard", purge_step=first_epoch)
 
     def write(self, row: dict, sequences: list[str]) -> None:
         """One epoch: its row of metrics.csv, and after a validation the strips of `sequences` and the curves."""
         epoch = int(row["epoch"])
-        for name, column in COLUMNS.items():
-            if column.tag and row.get(name) is not None:
-                self.writer.add_scalar(column.tag, row[name], epoch)
+        for name, tag in self.tags.items():
+            if row.get(name) is not None:
+                self.writer.add_scalar(tag, row[name], epoch)
         if row["val_psnr"] is not None:
             pictures = {f"curve/{name}": name for name in OF_A_RUN}
             for name in sequences:  # with --store_visualization every validation has a file of its own

@@ -7,45 +7,14 @@
 
 import csv
 import math
-import os
-import platform
-import subprocess
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from modules.files import read_json
 from modules.runtime import InputError
 
-if TYPE_CHECKING:
-    import torch
-
-
-class Column(NamedTuple):
-    """A column of metrics.csv."""
-
-    meaning: str
-    tag: str | None  # in TensorBoard
-    needed: bool = True  # to draw a run's curves
-
-
-# of an epoch, in the order of the file; means are over its training steps
-COLUMNS = {
-    "epoch": Column("0, 1, …", None),
-    "loss": Column("what is minimised, see --loss", "train/loss"),
-    "mse": Column("mean squared error of the predicted frames, range 1", "train/mse"),
-    "kl": Column("KL(q || p), nats a frame, of the clips whose z is the posterior's", "train/kl"),
-    "beta": Column("weight of the KL term", "schedule/beta"),
-    "tfr": Column("teacher forcing ratio", "schedule/tfr"),
-    "posterior_share": Column(
-        "share of the clips whose z is the posterior's, in the last step", "schedule/posterior_share", needed=False
-    ),
-    "lr": Column("learning rate of the last step", "schedule/lr"),
-    "val_psnr": Column("mean PSNR of the validation in dB; empty where there was none", "validation/psnr"),
-    "seconds": Column("of training and validation", "speed/seconds", needed=False),
-    "frames_per_second": Column("predicted frames a second in training", "speed/frames_per_second", needed=False),
-}
-NEEDED = tuple(name for name, column in COLUMNS.items() if column.needed)
+# the columns of metrics.csv that curves need, in its order
+NEEDED = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")
 
 
 class Run(NamedTuple):
@@ -109,27 +78,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
             return dict(load_checkpoint(folder / name).get("settings", {}))
     return {}
-
-
-def describe_environment(device: "torch.device", dtype: "torch.dtype") -> dict[str, str]:
-    """The machine, the versions and the command of this process, for people who repeat the run."""
-    import torch
-
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return {
-        "command": " ".join(sys.argv), "python": platform.python_version(), "torch": torch.__version__,
-        "system": platform.platform(), "device": gpu or f"CPU, {os.cpu_count()} cores",
-        "precision": str(dtype).removeprefix("torch."), "commit": read_commit(),
-    }
-
-
-def read_commit() -> str:
-    """The commit of the code, with a + where files differ from it; "unknown" outside a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, encoding="utf-8", timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def best_validation(history: list[dict[str, float | None]]) -> tuple[int, float] | None:

@@ -23,6 +23,7 @@ from modules.files import lock_file
 from modules.model.checkpoint import MODEL_FLAGS, is_number, is_plain, is_real, is_whole, load_checkpoint, read_config
 from modules.runtime import InputError, heard
 from modules.train.distributed import Ranks
+from modules.train.history import HISTORY_COLUMNS
 
 # what cannot change when a run goes on
 FIXED = (*MODEL_FLAGS, "frame_H", "frame_W", "seed", "optim")
@@ -308,9 +309,8 @@ class Stops:
             raise SystemExit(128 + self.agreed)
 
 
-def check_training(contents: dict[str, Any], path: str | Path, columns: dict) -> dict[str, Any] | None:
-    """The `training` part of a checkpoint, or None if it holds weights only. columns: those of metrics.csv; an earlier
-    version's history may lack what is not `needed`.
+def check_training(contents: dict[str, Any], path: str | Path) -> dict[str, Any] | None:
+    """The `training` part of a checkpoint, or None if it holds weights only.
 
     The weights and the optimizer's state are checked where they are loaded.
     """
@@ -325,7 +325,8 @@ def check_training(contents: dict[str, Any], path: str | Path, columns: dict) ->
     check(isinstance(training, dict) and {"history", "best_psnr", "weights", "averaged"} <= set(training), "training")
     history, within = training["history"], training.get("within")
     check(isinstance(history, list) and all(isinstance(row, dict) for row in history), "history")
-    known, expected = set(columns), {name for name, column in columns.items() if column.needed} | {"seconds"}
+    known = set(HISTORY_COLUMNS)
+    expected = {name for name, column in HISTORY_COLUMNS.items() if column.needed}
     check(all(expected <= set(row) <= known and all(map(is_number, row.values())) for row in history), "history")
     epochs = [row["epoch"] for row in history]
     check(all(is_whole(e) for e in epochs) and epochs == sorted(set(epochs)), "history")
