@@ -22,25 +22,25 @@ ARM_POSES = [RELAXED, (1.5, 0, 1.5, 0), (2.6, 0.1, 2.9, 0), (2.2, 0, 2.4, 0), (1
 
 
 def other_clothes(seed):
-    """CLOTHES of another dancer: {what: (r, g, b)} in 0..255."""
+    """Clothes, skin and hair of another dancer: {name: (r, g, b)} in 0..255."""
     generator = np.random.default_rng(seed)
     drawn = {name: tuple(generator.integers(20, 235, 3).tolist()) for name in CLOTHES}
     return drawn | {"skin": SKINS[generator.integers(len(SKINS))], "dark": CLOTHES["dark"]}
 
 
 def both_arms(generator, right=RELAXED, left=RELAXED):
-    """Part of a key pose: two arm poses, a little off."""
+    """Part of a key pose: two arm poses with a small random change."""
     return dict(zip(ARMS, generator.normal((*right, *left), 0.08), strict=True))
 
 
 def turned(key, yaw, head):
-    """(seconds, key pose): turn the short way to face along yaw."""
+    """(seconds, key pose): the dancer turns the short way to face along yaw."""
     angle = (yaw - key["yaw"] + np.pi) % (2 * np.pi) - np.pi
     return 0.4 + 0.33 * abs(angle), key | {"yaw": key["yaw"] + angle, "head": head}
 
 
 def walk(generator, key, reach):
-    """Action, a list of (seconds, key pose): turn to a new place, mostly on the other side, and go there."""
+    """Action, a list of (seconds, key pose): turn to a new place, mostly on the other side, and walk there."""
     x, z = -np.sign(key["x"] or 1) * generator.uniform(-0.2, 1) * reach, generator.uniform(-0.7, 1.3)
     way = x - key["x"], z - key["z"]
     seconds, facing = turned(key | both_arms(generator), np.arctan2(way[0], -way[1]), 0.0)
@@ -49,7 +49,7 @@ def walk(generator, key, reach):
 
 
 def turn(generator, key, reach):
-    """Action: turn on the spot to the camera, sideways or away, at times by way of the opposite."""
+    """Action: turn on the spot to the camera, sideways or away, one time in five by way of the opposite."""
     yaw = generator.choice([0, 0, 0, 0.8, -0.8, 1.6, -1.6, np.pi]) + generator.normal(0, 0.15)
     if generator.random() < 0.2:  # half a turn first
         return [halfway := turned(key, yaw + np.pi, 0.0), turned(halfway[1], yaw, generator.normal(0, 0.2))]
@@ -107,7 +107,7 @@ def add_gait(motion):
 
 
 def forward_and_right(yaw):
-    """Unit vectors, two (T, 3), forward and to the right of one who looks along yaw (T,)."""
+    """Unit vectors, two (T, 3), forward and to the right of a dancer who faces along yaw (T,)."""
     zero = np.zeros_like(yaw)
     return np.stack([np.sin(yaw), zero, -np.cos(yaw)], 1), np.stack([-np.cos(yaw), zero, -np.sin(yaw)], 1)
 
@@ -120,9 +120,7 @@ def hanging(ahead, outward, up, out_angle, ahead_angle):
 
 def make_skeleton(motion, legs=1.0):
     """Joints (and unit vectors up, ahead, face, cheek) of the dancer, the lower foot on the floor: {name: (T, 3)}.
-
-    legs: their length, of the usual one.
-    """
+    legs: length of the legs, in units of the usual length."""
     forward, right = forward_and_right(motion["yaw"])
     vertical = np.zeros_like(forward) + (0, 1, 0)
     up = -hanging(-forward, -right, vertical, motion["sway"], motion["lean"])

@@ -1,7 +1,9 @@
-"""Draw the project's own data set: a dancer in a studio, one pose picture per frame, in the layout of the course.
+"""Draw the project's own data set: a dancer in a studio, one pose image per frame, in the layout of the course.
 
-Units: metres, seconds, radians in the scene, pixels in the pictures. x points right, y up, z away from the camera; yaw
-0 faces the camera, yaw pi/2 the right edge. Solids are convex hulls of spheres. Poses have the joints and colours of
+    python scripts/make_dataset.py data/dancer
+
+Units: metres, seconds, radians in the scene, pixels in the images. x points right, y up, z away from the camera; yaw 0
+faces the camera, yaw pi/2 the right edge. Solids are convex hulls of spheres. Poses have the joints and colours of
 OpenPose's BODY_25 (Cao et al. 2019). Arrays: T frames, H x W pixels, n spheres of a solid, J = 21 joints.
 """
 
@@ -18,24 +20,25 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from modules.options import number
 from modules.pose.keypoints import openpose_person, write_coco
 from modules.pose.output import check_out, new_dataset
 from modules.pose.skeleton import LINE, NAMES, SUPERSAMPLE, hull, paint, pose_polygons
 from modules.progress import Progress
-from modules.runtime import InputError
+from modules.runtime import InputError, run_program
 
 PROGRAM = "make_dataset"
-CAMERA_HEIGHT, CAMERA_DISTANCE, FOCAL, HORIZON = 1.1, 6.0, 2.4, 0.47  # m, m, picture heights, share of the height
+CAMERA_HEIGHT, CAMERA_DISTANCE, FOCAL, HORIZON = 1.1, 6.0, 2.4, 0.47  # m, m, image heights, share of the height
 WALL = 2.2  # m behind the middle of the stage
 CLIP_OFFSET = 10000  # training clips start at multiples of it: a jump in the frame numbers is a cut
 
 
 class Scene(NamedTuple):
-    """Who dances where before which camera, and the size of the picture in pixels."""
+    """Who dances where in front of which camera, and the size of the image in pixels."""
 
     height: int
     width: int
-    body: float = 1.0  # the dancer's size; his steps grow with him
+    body: float = 1.0  # scale of the dancer and of the dancer's steps
     offset: tuple[float, float] = (0.0, 0.0)  # m to the right and away from the camera
     camera_height: float = CAMERA_HEIGHT  # m
     camera_distance: float = CAMERA_DISTANCE  # m from the middle of the stage
@@ -53,22 +56,25 @@ class Scene(NamedTuple):
         return np.stack([across, down], -1), self.body * scale
 
 
-COUNTS = {  # options: (default, least, help)
-    "seed": (0, 0, "what all motion is drawn from"), "height": (32, 16, "picture height in pixels, a multiple of 8"),
-    "width": (64, 16, "picture width in pixels, a multiple of 8"),
-    "train_frames": (1200, 2, "training frames, all clips together"), "train_clips": (3, 1, "training clips"),
-    "val_frames": (630, 2, "validation frames"), "test_sequences": (2, 1, "test sequences"),
-    "test_frames": (630, 2, "frames of each test sequence"),
-    "broken_run": (4, 1, "most frames in a row whose poses are broken, see --broken_poses")}
-
-NUMBERS = {  # options: (default, least, most, help)
-    "height_factor": (1.0, 0.5, 1.5, "the dancer's height, of the usual 1.7 m; his steps grow with him"),
-    "leg_factor": (1.0, 0.7, 1.3, "the length of his legs, of the usual one"),
-    "camera_height": (CAMERA_HEIGHT, 0.3, 2.0, "m"),
-    "camera_distance": (CAMERA_DISTANCE, 3.0, 12.0, "m from the middle of the stage")}
+OPTIONS = {  # name: (type, default, least, most, help)
+    "seed": (int, 0, 0, 2**62, "seed of all motion"),
+    "height": (int, 32, 16, 4096, "image height in pixels, a multiple of 8"),
+    "width": (int, 64, 16, 4096, "image width in pixels, a multiple of 8"),
+    "train_frames": (int, 1200, 2, 10**6, "training frames, all clips together"),
+    "train_clips": (int, 3, 1, 100, "training clips"),
+    "val_frames": (int, 630, 2, 10**6, "validation frames"),
+    "test_sequences": (int, 2, 1, 1000, "test sequences"),
+    "test_frames": (int, 630, 2, 10**6, "frames of each test sequence"),
+    "broken_poses": (float, 0.01, 0, 1, "share of blank or incomplete poses, in training and in test sequence 0"),
+    "broken_run": (int, 4, 1, 10**6, "longest run of frames with broken poses, see --broken_poses"),
+    "height_factor": (float, 1.0, 0.5, 1.5, "height of the dancer, in units of 1.7 m; the steps grow with it"),
+    "leg_factor": (float, 1.0, 0.7, 1.3, "length of the legs, in units of the usual length"),
+    "camera_height": (float, CAMERA_HEIGHT, 0.3, 2.0, "height of the camera in m"),
+    "camera_distance": (float, CAMERA_DISTANCE, 3.0, 12.0, "distance of the camera from the middle of the stage in m"),
+}
 
 SHADES = ((1.0, 0.74), (0.8, 0.95), (0.45, 1.12))  # (share of the radius, brightness), from the rim to the light
-LIGHT = (-0.35, -0.5)  # where the light comes from, in the picture
+LIGHT = (-0.35, -0.5)  # direction of the light in the image
 
 LOSSES = [".*", "right_(hip|knee|ankle|toe)", "left_(hip|knee|ankle|toe)", "(right|left)_(elbow|wrist)"]
 
@@ -106,7 +112,7 @@ def draw_studio(scene):
 
 
 def draw_shadows(skeleton, scene):
-    """The light (T, H, W) that feet and body leave on the floor; 1 without shadow."""
+    """Factor (T, H, W) by which feet and body darken the floor; 1 without shadow."""
     light = 1.0
     for name, size, depth in (("right_ankle", 0.13, 0.42), ("left_ankle", 0.13, 0.42), ("middle_hip", 0.32, 0.3)):
         centre, scale = scene.project(skeleton[name] * (1, 0, 1))
@@ -118,7 +124,7 @@ def draw_shadows(skeleton, scene):
 
 
 def find_joints(skeleton, generator, scene):
-    """What a pose detector would find: pixels (T, J, 2), a little off, and which joints it sees, bool (T, J)."""
+    """Joints as a pose detector finds them: pixels (T, J, 2) with a small error, and which are seen, bool (T, J)."""
     pixels = scene.project(np.stack([skeleton[name] for name in NAMES], 1))[0]
     pixels += generator.normal(0, 0.003 * scene.height, pixels.shape)
     seen = np.all((pixels > 0) & (pixels < (scene.width, scene.height)), axis=-1)
@@ -139,32 +145,34 @@ def break_poses(seen, generator, share, longest):
 
 
 def write_sequence(folders, frames, seed, first_number, broken, scene, legs, progress):
-    """Draw a sequence from its own seeds into the folders of frames and of poses. Returns its joints (T, J, 3), as
-    (x, y, 1 or 0 if not seen), in pixels. broken: share and longest run, see break_poses."""
+    """Draw a sequence from its own seeds into the folders of frames and of poses.
+
+    broken: share and longest run, see break_poses. Returns joints (T, J, 3): x, y in pixels, and 1, or 0 if not seen.
+    """
     motion_random, joint_random, break_random = (np.random.default_rng([*seed, stream]) for stream in range(3))
-    reach = max(scene.width / scene.height * CAMERA_DISTANCE / FOCAL / 2 - 0.4, 0.1)  # m, where the picture ends
+    reach = max(scene.width / scene.height * CAMERA_DISTANCE / FOCAL / 2 - 0.4, 0.1)  # m to the edge of the image
     large, studio = scene.larger(SUPERSAMPLE), draw_studio(scene)
-    everything = make_skeleton(make_motion(motion_random, frames, reach), legs)
-    pixels, seen = find_joints(everything, joint_random, large)
+    whole = make_skeleton(make_motion(motion_random, frames, reach), legs)
+    pixels, seen = find_joints(whole, joint_random, large)
     break_poses(seen, break_random, *broken)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, frames, 64):  # bounds the memory
-        some = slice(start, start + 64)
-        skeleton = {name: v[some] for name, v in everything.items()}
+        part = slice(start, start + 64)
+        skeleton = {name: values[part] for name, values in whole.items()}
         drawn = zip(draw_shadows(skeleton, scene), dancer_polygons(skeleton, large),
-                    pose_polygons(pixels[some], seen[some], large.height), strict=True)
-        for number, (light, dancer, pose) in enumerate(drawn, first_number + start):
+                    pose_polygons(pixels[part], seen[part], large.height), strict=True)
+        for index, (light, dancer, pose) in enumerate(drawn, first_number + start):
             frame = Image.fromarray(np.rint(255 * studio * light[..., None]).astype(np.uint8))
-            paint(dancer, frame).save(folders[0] / f"frame{number:06d}.png")
+            paint(dancer, frame).save(folders[0] / f"frame{index:06d}.png")
             paint(pose, Image.new("RGB", (scene.width, scene.height), "white")).save(
-                folders[1] / f"frame{number:06d}.png")
+                folders[1] / f"frame{index:06d}.png")
             progress.update()
     return np.concatenate([pixels / SUPERSAMPLE, np.ones_like(pixels[..., :1])], -1) * seen[..., None]
 
 
 def write_keypoints(out, joints, scene):
-    """What a detector would write: openpose/, a folder beside each of poses, and keypoints.json of the training frames.
+    """Write the joints as a detector would: openpose/ with a JSON per frame, and keypoints.json of the training frames.
 
     joints: {folder of frames: [(first frame number, (T, J, 3)), ...]}
     """
@@ -172,10 +180,10 @@ def write_keypoints(out, joints, scene):
         poses = out / "openpose" / re.sub(r"/\w+_(img|gt)", "", folder)  # train, val, test/<i>
         poses.mkdir(parents=True)
         for first_number, clip in clips:
-            for number, person in enumerate(clip, first_number):
+            for index, person in enumerate(clip, first_number):
                 people = [{"person_id": [-1], "pose_keypoints_2d": openpose_person(person)}] if person.any() else []
                 text = json.dumps({"version": 1.3, "people": people})
-                (poses / f"frame{number:06d}_keypoints.json").write_text(text, encoding="utf-8")
+                (poses / f"frame{index:06d}_keypoints.json").write_text(text, encoding="utf-8")
     train = joints["train/train_img"]
     names = [f"train/train_img/frame{first + t:06d}.png" for first, clip in train for t in range(len(clip))]
     people = [person[None] if person.any() else person[:0] for _, clip in train for person in clip]
@@ -208,57 +216,40 @@ def write_dataset(out, args):
 
 
 def check(args):
-    """Raise ValueError if the arguments make no sense or something in OUT would be lost."""
-    for name, (_, least, _) in COUNTS.items():
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} {getattr(args, name)} is less than {least}")
-        if name.endswith("frames") and getattr(args, name) > 10 ** 6:
-            raise ValueError(f"--{name} {getattr(args, name)} is too many for the six digits of the file names")
-        if name in ("height", "width") and getattr(args, name) % 8:
-            raise ValueError(f"--{name} {getattr(args, name)} is not a multiple of 8")
-    if not 2 <= args.train_frames / args.train_clips < CLIP_OFFSET - 100 or args.train_clips > 100:
-        raise ValueError(f"{args.train_frames} training frames do not go into {args.train_clips} clips: "
-                         f"2 to {CLIP_OFFSET - 100} each, at most 100 clips")
-    if not 0 <= args.broken_poses < 1:
-        raise ValueError(f"--broken_poses {args.broken_poses} is not a share from 0 to below 1")
-    for name, (_, least, most, _) in NUMBERS.items():
-        if not least <= getattr(args, name) <= most:
-            raise ValueError(f"--{name} {getattr(args, name)} is not between {least} and {most}")
-    if not all(-1.5 <= value <= 1.5 for value in args.offset):
-        raise ValueError(f"--offset {args.offset[0]} {args.offset[1]} is not within 1.5 m of the middle of the stage")
-    if args.colors is not None and args.colors < 0:
-        raise ValueError(f"--colors {args.colors} is less than 0")
+    """InputError if the arguments do not fit together, or if something in OUT would be lost."""
+    for name in ("height", "width"):
+        if getattr(args, name) % 8:
+            raise InputError(f"--{name} {getattr(args, name)}: expected a multiple of 8")
+    if not 2 <= args.train_frames / args.train_clips < CLIP_OFFSET - 100:
+        raise InputError(f"--train_frames {args.train_frames} in {args.train_clips} clips: expected 2 to "
+                         f"{CLIP_OFFSET - 101} frames per clip")
     check_out(args.out, PROGRAM, args.overwrite)
+
+
+def refuse(message):
+    raise InputError(message)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    parser.error = refuse
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for train, val and test; new or empty")
-    for name, (default, _, text) in COUNTS.items():
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
-    parser.add_argument("--broken_poses", type=float, default=0.01, metavar="SHARE",
-                        help="share of poses that are blank or miss limbs, in training and in test sequence 0")
-    for name, (default, _, _, text) in NUMBERS.items():
-        parser.add_argument(f"--{name}", type=float, default=default, metavar="X", help=text)
-    parser.add_argument("--offset", type=float, nargs=2, default=[0.0, 0.0], metavar=("X", "Z"),
-                        help="where he stands, m to the right and away from the camera")
-    parser.add_argument("--colors", type=int, metavar="SEED", help="other clothes, skin and hair, drawn from a seed")
-    parser.add_argument("--keypoints", action="store_true", help="also write his joints: OUT/openpose, a JSON a frame "
-                        "as OpenPose writes them, and OUT/keypoints.json for drive.py")
-    parser.add_argument("--overwrite", action="store_true", help="replace a set that this script wrote into OUT before")
+    for name, (kind, default, least, most, text) in OPTIONS.items():
+        parser.add_argument(f"--{name}", type=number(kind, least, most), default=default, metavar="N", help=text)
+    parser.add_argument("--offset", type=number(float, -1.5, 1.5), nargs=2, default=[0.0, 0.0], metavar=("X", "Z"),
+                        help="place of the dancer, m to the right and away from the camera")
+    parser.add_argument("--colors", type=number(int, 0, 2**62), metavar="SEED",
+                        help="seed of other clothes, skin and hair")
+    parser.add_argument("--keypoints", action="store_true", help="also write the joints: OUT/openpose, a JSON file per "
+                        "frame in OpenPose's format, and OUT/keypoints.json for drive.py")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set that this script wrote into OUT")
     args = parser.parse_args()
-    try:
-        check(args)
-        settings = {name: value for name, value in vars(args).items() if name != "out"}
-        with new_dataset(args.out, PROGRAM, args.overwrite, settings) as new:
-            write_dataset(new, args)
-    except (InputError, OSError, ValueError) as problem:
-        parser.error(str(problem))
-    except KeyboardInterrupt:
-        sys.exit("interrupted, nothing written")
+    check(args)
+    settings = {name: value for name, value in vars(args).items() if name != "out"}
+    with new_dataset(args.out, PROGRAM, args.overwrite, settings) as new:
+        write_dataset(new, args)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
