@@ -50,7 +50,7 @@ def main(args: argparse.Namespace | None = None) -> None:
     check_writable(root)
     if args.gt and not os.path.exists(args.gt):
         raise InputError(f"--gt {args.gt}: not found; expected a folder of <i>/*.png or GT<i>.csv, or Kaggle's gt.csv")
-    device = pick_device(args.device, args.cuda_graphs)
+    device = pick_device(args.device)
     dtype = pick_precision(args.precision, device)
     models, (height, width) = load_models(args)
     options = {"cache_dir": args.cache_dir, "workers": args.num_workers, "skip_bad": args.skip_bad}
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace | None = None) -> None:
     alone = {}  # each checkpoint's own predictions
     for path, model in models.items():
         model.to(device, memory_format=torch.channels_last)
-        alone[path] = predict(model, sequences, dtype, args.seed, args.num_samples, args.cuda_graphs)
+        alone[path] = predict(model, sequences, dtype, args.seed, args.num_samples)
         if not all(torch.isfinite(frames).all() for frames in alone[path]):
             raise InputError(f"{path}: predicts values that are not finite; its weights cannot be used")
     predicted = [sum(frames) / len(frames) for frames in zip(*alone.values(), strict=True)]

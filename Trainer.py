@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 
 from dataloader import Dataset_Dance
-from modules.data.pixels import frame_mse, to_float
+from modules.data.pixels import to_float
 from modules.device import autocast, pick_device, pick_precision
 from modules.files import to_csv, write_json, write_text
-from modules.graphs import Graphed
-from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, read_names, save_checkpoint
-from modules.model.vae import VAE_Model, frame_loss, levels_for
+from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, read_config, save_checkpoint
+from modules.model.vae import VAE_Model, architecture, frame_loss
 from modules.progress import Progress
 from modules.runtime import collect_errors
 from modules.score.predict import predict
@@ -38,7 +37,7 @@ from modules.show.validation import draw_validation, score_validation
 from modules.train.distributed import Ranks, is_launched, join, launch
 from modules.train.feed import Batch, Feed, largest_shift
 from modules.train.history import HISTORY_COLUMNS, TAGS, describe_environment
-from modules.train.optimizers import build_optimizers, clipped_step, move_towards
+from modules.train.optimizers import build_optimizers, clipped_step, update_ema
 from modules.train.resume import (
     EpochProgress,
     Start,
@@ -66,18 +65,19 @@ class Trainer:
     def __init__(self, args: argparse.Namespace, start: Start | None = None, ranks: Ranks | None = None):
         start, ranks = start or Start(), ranks or Ranks()
         self.args, self.root, self.ranks = args, Path(args.save_root), ranks
-        self.device = pick_device(args.device, args.cuda_graphs)
+        self.device = pick_device(args.device)
         self.dtype = pick_precision(args.precision, self.device)
 
         torch.manual_seed(args.seed)
         sizes = {name: getattr(args, name) for name in MODEL_FLAGS}
         frame_size, weights = (args.frame_H, args.frame_W), start.contents["state_dict"] if start.contents else None
-        sizes |= read_names(weights) if weights else {"levels": levels_for(args.arch, *frame_size)}
+        levels = architecture(args.arch).levels_for(*frame_size)
+        sizes |= {"levels": read_config(start.contents, start.source)[0]["levels"] if weights else levels}
         self.model = build_model(sizes, frame_size, f"--arch {args.arch} with these sizes")
         if weights:
             load_weights(self.model, weights, start.source)
         self.model.to(self.device, memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(self.model) if args.ema else None
+        self.ema = copy.deepcopy(self.model) if args.ema else None
         self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay, self.dtype)
 
         data = {
@@ -92,39 +92,35 @@ class Trainer:
             self.feed = Feed(args, self.data[0], latent, ranks, self.device)
         collect_errors(*(data.decode for data in self.data))
         self.validation = self.data[-1].sequences
-        graphed = args.cuda_graphs and ranks.size == 1
-        self.update = Graphed(self.step, enabled=True) if graphed else self.step
         self.epoch, self.history, self.best_psnr, self.within, self.progress = 0, [], None, None, None
         if start.contents and start.goes_on:
             self._go_on_from(start)
         self.undrawn = self.root / ".undrawn"  # it is there while an epoch is saved and not yet drawn
         self.must_draw_again = self.undrawn.exists() and start.goes_on and self.within is None
 
-    def step(self, batch: Batch) -> Tensor:
+    def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step, skipped where a number is not finite.
 
-        Returns (4,): loss, mse and kl, means over the batch of all processes, and 1 for a good step, else 0.
+        Returns loss, mse and kl (3,), means over the batch of all processes, and whether the step was taken () bool.
         """
         frames = to_float(batch.frames)
         with autocast(self.device, self.dtype):
             out = self.model.rollout(
-                frames[:, 0], batch.poses, truth=frames, noise=batch.noise, posterior_clips=batch.posterior_clips,
-                z_from=self.args.z_from, feed_truth=batch.feed_truth,
+                frames[:, 0], batch.poses, truth=frames, noise=batch.noise, from_posterior=batch.from_posterior,
+                teacher_forcing=batch.teacher_forcing,
             )
-        previous = torch.cat([frames[:, :1], out.frames[:, :-1]], dim=1)
-        target = frames[:, 1:] if batch.target_is_truth else previous
-        kl = out.kl.flatten(2).sum(dim=2)  # (B, T-1) nats a frame, zero where a clip has no posterior
-        loss = frame_loss(self.args.loss, out.frames, target, kl, batch.beta).mean()
+        target = frames[:, 1:] if batch.target_is_truth else torch.cat([frames[:, :1], out.frames[:, :-1]], dim=1)
+        kl = out.kl.flatten(2).sum(dim=2)  # (B, T-1) nats a frame
+        loss, mse = frame_loss(self.args.loss, out.frames, target, kl, batch.beta)
 
         self.model.zero_grad()
-        loss.backward()
-        mse = frame_mse(out.frames, target)
-        numbers = torch.stack([loss, mse.mean(), kl.mean() / batch.posterior_share]).detach()
-        numbers = self.ranks.average(self.model, numbers)  # and the gradients
-        good = clipped_step(self.model, self.optimizers, numbers, batch.lr, self.args.clip_norm)
-        if self.averaged:
-            move_towards(self.averaged, self.model, batch.averaging)
-        return torch.cat([numbers, good[None]])
+        loss.mean().backward()
+        self.ranks.average_gradients(self.model)
+        means = self.ranks.average(torch.stack([loss.mean(), mse.mean(), kl.mean()]).detach())
+        finite = clipped_step(self.model, self.optimizers, means, batch.lr, self.args.clip_norm)
+        if self.ema:
+            update_ema(self.ema, self.model, batch.ema_share)
+        return means, finite
 
     def train_epoch(self, epoch: int, stops: Stops | None = None) -> dict:
         """One pass over this epoch's windows, or over what is left of it. Returns the epoch's row of metrics.csv, not
@@ -134,8 +130,8 @@ class Trainer:
         begin = time.perf_counter() - progress.seconds
         now = self.feed.schedules.at(epoch, -1)
         with Progress(f"epoch {epoch}", steps, "step", progress.step) as bar:
-            for step in range(progress.step, steps):
-                progress.add(self.update(self.feed.batch(step)), time.perf_counter() - begin)
+            for step, batch in enumerate(self.feed.batches(epoch, progress.step), start=progress.step):
+                progress.add(*self.step(batch), time.perf_counter() - begin)
                 if progress.step % LOG_STEPS == 0 or progress.step == steps:
                     (_, mse, kl), skipped = progress.means()
                     lr = self.feed.schedules.at(epoch, step).lr
@@ -190,7 +186,7 @@ class Trainer:
         With several processes each predicts its share; the first scores, the others return None twice.
         """
         args, sequences, mine = self.args, self.validation, self.validation[self.ranks.rank :: self.ranks.size]
-        frames = predict(self.best_model, mine, self.dtype, graphs=args.cuda_graphs) if mine else []
+        frames = predict(self.best_model, mine, self.dtype) if mine else []
         predicted = self.ranks.collect(frames)
         if predicted is None:
             return None, None
@@ -249,7 +245,7 @@ class Trainer:
         }
         training = {
             "weights": self.model.state_dict(), "history": self.history, "within": within,
-            "averaged": self.averaged.state_dict() if self.averaged else None, "best_psnr": self.best_psnr,
+            "averaged": self.ema.state_dict() if self.ema else None, "best_psnr": self.best_psnr,
         }
         optimizer = {type(o).__name__: {"state": o.state_dict()["state"]} for o in self.optimizers}
         return weights, weights | {"optimizer": optimizer, "training": training}
@@ -257,7 +253,7 @@ class Trainer:
     @property
     def best_model(self) -> VAE_Model:
         """The weights to predict with: the averaged ones where there are."""
-        return self.averaged or self.model
+        return self.ema or self.model
 
     def _go_on_from(self, start: Start) -> None:
         """Continue where the checkpoint was written; its optimizer, history and epoch's progress too if it has them."""
@@ -274,12 +270,11 @@ class Trainer:
         for optimizer in self.optimizers:
             load_optimizer(optimizer, checkpoint, source)
         self.history, self.best_psnr = training["history"], training["best_psnr"]
-        if self.averaged and training["averaged"]:
-            load_weights(self.averaged, training["averaged"], source)
+        if self.ema and training["averaged"]:
+            load_weights(self.ema, training["averaged"], source)
 
     def _begin(self, epoch: int) -> EpochProgress:
         """An epoch's progress: none, or that of the checkpoint which was written within it."""
-        self.feed.begin(epoch)
         progress = EpochProgress.start(
             self.args, self.feed.batch_size, self.feed.steps[epoch], self.device, before=self.progress
         )

@@ -21,9 +21,8 @@ def random_generator(device: torch.device | str, *parts: int) -> torch.Generator
     return torch.Generator(device).manual_seed(derive_seed(*parts))
 
 
-def pick_device(name: str | None, graphs: bool = False) -> torch.device:
-    """cuda, cuda:N or cpu as asked for; by default CUDA if there is one, else the CPU with one line that says so.
-    graphs: --cuda_graphs, which a CPU can't."""
+def pick_device(name: str | None) -> torch.device:
+    """cuda, cuda:N or cpu as asked for; by default CUDA if there is one, else the CPU with one line that says so."""
     if name and name != "cpu" and not torch.cuda.is_available():
         raise InputError(f"--device {name}: torch finds no CUDA GPU here; use --device cpu or leave the flag out")
     if name and name.startswith("cuda:"):
@@ -32,8 +31,6 @@ def pick_device(name: str | None, graphs: bool = False) -> torch.device:
         torch.cuda.set_device(name)
     if name is None and not torch.cuda.is_available():
         print("No CUDA GPU found: running on the CPU.")
-    if graphs and (name == "cpu" or not torch.cuda.is_available()):
-        raise InputError("--cuda_graphs has no effect on a CPU; leave it out")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 

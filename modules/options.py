@@ -136,8 +136,6 @@ def add_shared(parser: argparse.ArgumentParser, checkpoints: str | None = None) 
     add("--frame_H", type=positive, help="frame height in pixels (default: the checkpoint's, else 32)")
     add("--frame_W", type=positive, help="frame width in pixels (default: the checkpoint's, else 64)")
     add("--seed", type=natural, default=0, help="of everything random")
-    add("--cuda_graphs", action="store_true",
-        help="record training and prediction as CUDA graphs: fewer launches; not yet run on a GPU, so off by default")
     add("--pictures", default="all", **one_of("all", "strips", "none"),
         help="strips: no GIFs and films of sequences, only strips of moments and curves; none: only files of numbers")
     add("--no_sanity", action="store_true", help="skip the warning when a prediction scores below a trivial baseline")

@@ -32,7 +32,7 @@ def split_gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PictureNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d that always normalises each picture with its own statistics.
+    """BatchNorm2d that always normalises each image with its own statistics.
 
     The template never leaves training mode, so at its test batch of 1 this is what it computes. Doing the same in
     training, validation and testing makes the result independent of the batch. Names and shapes are BatchNorm2d's.

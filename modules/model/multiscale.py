@@ -1,13 +1,15 @@
-"""The same five boxes, made for speed and quality: features at 1, 1/2, 1/4, 1/8 … of the frame's resolution.
+"""The same five networks, made for speed and quality: features at 1, 1/2, 1/4, 1/8 … of the frame's resolution.
 
-The heavy work is done where the pictures are small, the pose enters at every resolution, z at the smallest. x_1 is a
-reference: the background and the dancer's looks are in it. A "pyramid" is a list of feature maps, one per level,
+Most of the work is done at the small resolutions. The pose enters at every resolution, z at the smallest. x_1 is the
+reference: it shows the background and the dancer's looks. A "pyramid" is a list of feature maps, one per level,
 full resolution first. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_dim: the channels at 1/8 and below of
 frame features, pose features, latent and fused features.
 
-A larger frame gets more levels (`levels_for` in vae.py), so the smallest map, h x w, stays as small as 4x8 and sees the
-whole body. They are added below 1/8, where they cost little: frames of twice the sides take 4.2 times the operations.
+A larger frame gets more levels, so the smallest map, h x w, stays as small as 4x8 and sees the whole body. They are
+added below 1/8, where they cost little: frames of twice the sides take 4.2 times the operations.
 """
+
+import re
 
 import torch
 from torch import Tensor, nn
@@ -16,33 +18,64 @@ from torch.nn import functional as F
 from modules.model.layers import reparameterise, split_gaussian
 
 LEVELS = range(4, 14)  # how many there can be; a weight's number in its name is its level
+SMALLEST_SIDE = 4  # of the smallest feature map, see levels_for
 # of each level, the last one's also of all further levels
 FRAME_SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)  # channels, as a share of those at 1/8
 POSE_SHARES = (0.1, 0.3, 0.6, 1.0)
 FRAME_BLOCKS, POSE_BLOCKS, FUSED_BLOCKS = (0, 0, 0, 0), (0, 1, 1, 1), (1, 2, 2, 2)
+CHANNEL_STEP = 8  # channels are multiples of it
 LOGVAR_SPAN = 6.0
 INFORMED_GAIN, INFORMED_LOGVAR = 2.0, -4.0  # how a posterior starts; a standard deviation of 0.14
 SLOPE = 0.1  # of the LeakyReLUs
-SEES_FIRST, SEES_LAST = True, False  # whether Decoder_Fusion uses features of x_1 and, in new models, of the last frame
+USES_X_1, USES_LAST = True, False  # whether Decoder_Fusion uses the features of x_1 and of the last frame
+# These networks have layers that start at zero. Muon's updates have full rank and would grow them too fast.
+ADAMW_NETWORKS = ("Gaussian_Predictor", "prior", "Decoder_Fusion")
 
 
 def build(
-    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, last_maps: int, learned_prior: bool
+    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, learned_prior: bool
 ) -> dict[str, nn.Module | None]:
-    """The boxes of VAE_Model by their names."""
+    """The networks of VAE_Model by their names. ValueError unless F_dim and D_out_dim are multiples of 8."""
+    if F_dim % CHANNEL_STEP or D_out_dim % CHANNEL_STEP:
+        raise ValueError(f"F_dim {F_dim}, D_out_dim {D_out_dim}: expected multiples of {CHANNEL_STEP}")
     return {
         "frame_transformation": RGB_Encoder(F_dim, levels),
         "label_transformation": Label_Encoder(L_dim, D_out_dim, levels),
         "Gaussian_Predictor": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=True),
-        "Decoder_Fusion": Decoder_Fusion(F_dim, N_dim, D_out_dim, levels, last_maps),
+        "Decoder_Fusion": Decoder_Fusion(F_dim, N_dim, D_out_dim, levels),
         "Generator": Generator(D_out_dim, levels),
         "prior": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=False) if learned_prior else None,
     }
 
 
+def levels_for(height: int, width: int) -> int:
+    """The levels of a new model for frames of height x width pixels: as many as leave the smallest map a short side of
+    at least SMALLEST_SIDE pixels, so 4x8 at 32x64, 64x128 and 128x256; no more than both sides can be halved, and no
+    fewer than LEVELS begins with."""
+
+    def fits(levels: int) -> bool:
+        scale = 2 ** (levels - 1)
+        return height % scale == width % scale == 0 and min(height, width) >= SMALLEST_SIDE * scale
+
+    return max([LEVELS[0], *filter(fits, LEVELS)])
+
+
+def sizes_of(state: dict[str, Tensor]) -> dict[str, int]:
+    """The arguments of VAE_Model from the shapes of its weights; KeyError where one of them is missing."""
+    levels = [match for name in state if (match := re.fullmatch(r"frame_transformation\.convs\.\d+\.weight", name))]
+    return {
+        "F_dim": state["Gaussian_Predictor.frame.weight"].shape[0],
+        "L_dim": state["label_transformation.convs.3.weight"].shape[0],
+        "N_dim": state["Decoder_Fusion.latent.weight"].shape[1],
+        "D_out_dim": state["Gaussian_Predictor.pose.weight"].shape[1],
+        "levels": len(levels),
+    }
+
+
 def widths(channels: int, shares: tuple[float, ...], levels: int) -> list[int]:
-    """Channels at every level, rounded to multiples of 8."""
-    return [max(8, 8 * round(channels * share / 8)) for share in continued(shares, levels)]
+    """Channels at every level, rounded to multiples of CHANNEL_STEP."""
+    step = CHANNEL_STEP
+    return [max(step, step * round(channels * share / step)) for share in continued(shares, levels)]
 
 
 def continued(values: tuple, levels: int) -> tuple:
@@ -69,7 +102,7 @@ def act(x: Tensor) -> Tensor:
 
 
 def keep_scale(conv: nn.Conv2d, slope: float = 1.0) -> None:
-    """Initialise (He et al. 2015) so that features keep their scale: what differs between frames reaches z.
+    """Initialise (He et al. 2015) so that features keep their scale, and z sees what differs between frames.
 
     slope: of the LeakyReLU before the convolution, 1 for none.
     """
@@ -78,11 +111,11 @@ def keep_scale(conv: nn.Conv2d, slope: float = 1.0) -> None:
 
 
 class Pyramid(nn.Module):
-    """Picture (B, 3, H, W), values 0 … 1 -> pyramid of (B, widths[i], H / 2^i, W / 2^i)."""
+    """Image (B, 3, H, W), values 0 … 1 -> pyramid of (B, widths[i], H / 2^i, W / 2^i)."""
 
     def __init__(self, channels: list[int], blocks: tuple[int, ...], zero: float, scale: float):
         super().__init__()
-        self.zero, self.scale = zero, scale  # what the convolutions see is scale * (picture - zero)
+        self.zero, self.scale = zero, scale  # what the convolutions see is scale * (image - zero)
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=1 if i == 0 else 2, padding=1)
             for i, (before, after) in enumerate(zip([3, *channels], channels, strict=False))
@@ -123,7 +156,7 @@ class Gaussian_Predictor(nn.Module):
     """q(z | frame to predict, pose), or p(z | last frame, pose), from the smallest maps -> z, mu, logvar.
 
     Each (B, N, h, w) float32. A prior starts as N(0, I). A posterior starts `informed`: narrow, and its mean
-    follows the frame. From N(0, I) z is noise at first, and a decoder that has learned to ignore it goes on so.
+    follows the frame. Starting from N(0, I), z would be noise at first, and the decoder would learn to ignore it.
     """
 
     def __init__(self, F_dim: int, D_out_dim: int, N_dim: int, informed: bool):
@@ -151,26 +184,21 @@ class Gaussian_Predictor(nn.Module):
 class Decoder_Fusion(nn.Module):
     """Features of x_1, of the pose, and z -> fused pyramid: their linear maps, summed.
 
-    What the last frame has to say comes through the prior of z, a few numbers at the smallest map: errors in its
-    details cannot be copied on and on. last_maps: in models of earlier versions it entered here too, at so many
-    of the smallest maps.
+    The last frame reaches the next one only through the prior of z, a few numbers at the smallest map. So errors in
+    its details are not copied from frame to frame.
     """
 
-    def __init__(self, F_dim: int, N_dim: int, D_out_dim: int, levels: int, last_maps: int):
+    def __init__(self, F_dim: int, N_dim: int, D_out_dim: int, levels: int):
         super().__init__()
         pairs = list(zip(widths(F_dim, FRAME_SHARES, levels), widths(D_out_dim, POSE_SHARES, levels), strict=True))
-        smallest = range(levels - last_maps, levels)
         self.first = nn.ModuleList(nn.Conv2d(i, o, 1, bias=False) for i, o in pairs)
-        self.last = nn.ModuleDict({str(level): nn.Conv2d(*pairs[level], 1, bias=False) for level in smallest})
         self.latent = nn.Conv2d(N_dim, pairs[-1][1], 1, bias=False)
 
     def forward(
-        self, last_features: list[Tensor] | None, pose_features: list[Tensor], z: Tensor, first_features: list[Tensor]
+        self, last_features: list[Tensor] | None, pose_features: list[Tensor], z: Tensor, reference: list[Tensor]
     ) -> list[Tensor]:
-        references = (first_map(first) for first_map, first in zip(self.first, first_features, strict=True))
-        fused = [pose + reference for pose, reference in zip(pose_features, references, strict=True)]
-        for level, last_map in self.last.items():
-            fused[int(level)] = fused[int(level)] + last_map(last_features[int(level)])
+        references = (project(features) for project, features in zip(self.first, reference, strict=True))
+        fused = [pose + x_1 for pose, x_1 in zip(pose_features, references, strict=True)]
         fused[-1] = fused[-1] + self.latent(z)
         return fused
 
@@ -188,10 +216,10 @@ class Generator(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(low, high, 1) for high, low in zip(channels, channels[1:], strict=False))
         self.out = nn.Conv2d(channels[0], 3, 3, padding=1)
 
-    def forward(self, fused: list[Tensor], last_frame: Tensor, first_frame: Tensor) -> Tensor:
+    def forward(self, fused: list[Tensor], last: Tensor, x_1: Tensor) -> Tensor:
         x = self.blocks[-1](fused[-1])  # (B, D, h, w)
         for level in reversed(range(len(self.up))):
             x = fused[level] + F.interpolate(self.up[level](x), scale_factor=2, mode="nearest")
             x = self.blocks[level](x)
         with torch.autocast(x.device.type, enabled=False):  # a rollout feeds this back: float32
-            return torch.sigmoid(torch.logit(first_frame, eps=0.01) + self.out(act(x.float())))
+            return torch.sigmoid(torch.logit(x_1, eps=0.01) + self.out(act(x.float())))

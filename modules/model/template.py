@@ -1,7 +1,7 @@
-"""The five boxes of the course's architecture, to the letter: NYCU "Deep Learning and Practice", Lab 4.
+"""The five networks of the course's architecture, to the letter: NYCU "Deep Learning and Practice", Lab 4.
 
 209 tensors and 1,585,620 parameters at the default sizes; checkpoints are interchangeable with the template's.
-All pictures and features share one resolution, H x W. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_dim.
+All images and features share one resolution, H x W. F, L, N and D are --F_dim, --L_dim, --N_dim and --D_out_dim.
 """
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from modules.model.layers import DepthConvBlock, PictureNorm2d, Residual, reparameterise, split_gaussian
 
 LEVELS = range(1, 2)  # resolutions of the features: one
-SEES_FIRST, SEES_LAST = False, True  # whether Decoder_Fusion uses features of x_1 and of the last frame
+USES_X_1, USES_LAST = False, True  # whether Decoder_Fusion uses the features of x_1 and of the last frame
+ADAMW_NETWORKS = ("Gaussian_Predictor", "prior", "Decoder_Fusion")  # see optimizers.py
 
 
 def build(
-    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, last_maps: int, learned_prior: bool
+    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, learned_prior: bool
 ) -> dict[str, nn.Module | None]:
-    """The boxes of VAE_Model by their names. levels, last_maps: always 1, 0."""
+    """The networks of VAE_Model by their names. levels: 1."""
     return {
         "frame_transformation": RGB_Encoder(F_dim),
         "label_transformation": Label_Encoder(L_dim),
@@ -24,6 +25,22 @@ def build(
         "Decoder_Fusion": Decoder_Fusion(F_dim, L_dim, N_dim, D_out_dim),
         "Generator": Generator(D_out_dim),
         "prior": Gaussian_Predictor(F_dim, L_dim, N_dim) if learned_prior else None,
+    }
+
+
+def levels_for(height: int, width: int) -> int:
+    """The levels of a new model for frames of any size."""
+    return LEVELS[0]
+
+
+def sizes_of(state: dict[str, Tensor]) -> dict[str, int]:
+    """The arguments of VAE_Model from the shapes of its weights; KeyError where one of them is missing."""
+    return {
+        "F_dim": state["frame_transformation.6.weight"].shape[0],
+        "L_dim": state["label_transformation.4.conv2.weight"].shape[0],
+        "N_dim": state["Gaussian_Predictor.4.conv2.weight"].shape[0],
+        "D_out_dim": state["Decoder_Fusion.5.weight"].shape[0],
+        "levels": LEVELS[0],
     }
 
 
@@ -76,7 +93,7 @@ class Gaussian_Predictor(nn.Sequential):
 
 
 class Decoder_Fusion(nn.Sequential):
-    """features of the last frame, of the pose, and z -> fused features (B, D, H, W). Features of x_1 are not used."""
+    """features of the last frame, of the pose, and z -> fused features (B, D, H, W). The reference is not used."""
 
     def __init__(self, F_dim: int, L_dim: int, N_dim: int, D_out_dim: int):
         n = F_dim + L_dim + N_dim
@@ -90,7 +107,7 @@ class Decoder_Fusion(nn.Sequential):
         )
 
     def forward(
-        self, last_features: Tensor, pose_features: Tensor, z: Tensor, first_features: Tensor | None = None
+        self, last_features: Tensor, pose_features: Tensor, z: Tensor, reference: Tensor | None = None
     ) -> Tensor:
         # an NCHW or float32 z would make the whole of the cat so, and the next convolution would turn it back
         z = z.to(last_features.dtype, memory_format=torch.channels_last)
@@ -113,5 +130,5 @@ class Generator(nn.Sequential):
             nn.Conv2d(D // 8, 3, 1),
         )
 
-    def forward(self, fused: Tensor, last_frame: Tensor | None = None, first_frame: Tensor | None = None) -> Tensor:
+    def forward(self, fused: Tensor, last: Tensor | None = None, x_1: Tensor | None = None) -> Tensor:
         return super().forward(fused)

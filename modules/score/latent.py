@@ -7,7 +7,7 @@ from torch import Tensor
 from modules.data.pixels import to_float
 from modules.data.sequence import Sequence
 from modules.device import autocast
-from modules.model.vae import Rollout, VAE_Model
+from modules.model.vae import VAE_Model
 from modules.score.metrics import PERFECT, change, diversity, psnr
 from modules.score.predict import draw_noise
 
@@ -25,8 +25,7 @@ def latent_use(
     & Salakhutdinov 2016, section 5.2).
     psnr_prior, psnr_posterior: mean PSNR in dB, z the mean of either distribution; gain: their difference.
     psnr_sample, psnr_best_sample: z drawn from the prior, mean and best of num_samples. diversity, change: see
-    metrics.COLUMNS; the latter of the true frames, of both means and of the samples. rho, rho_means: see
-    noise_correlation.
+    metrics.COLUMNS; the latter of the true frames, of both means and of the samples.
     """
     device = next(model.parameters()).device
     frames, poses = to_float(sequence.frames)[None].to(device), to_float(sequence.poses)[None].to(device)
@@ -37,7 +36,7 @@ def latent_use(
 
     model.eval()
     with autocast(device, dtype):
-        posterior, rho, rho_means = noise_correlation(model, frames, poses)
+        posterior = model.rollout(frames[:, 0], poses, truth=frames)
         prior = model.rollout(frames[:, 0], poses).frames
         many = [x.expand(num_samples, *x.shape[1:]) for x in (frames[:, 0], poses)]
         samples = model.rollout(*many, noise=noise).frames
@@ -50,30 +49,4 @@ def latent_use(
         "psnr_sample": score(samples).mean().item(), "psnr_best_sample": score(samples).max().item(),
         "diversity": diversity(samples), "change_truth": change(frames[:, 1:]), "change_prior": change(prior),
         "change_posterior": change(posterior.frames), "change_sample": change(samples),
-        "rho": rho, "rho_means": rho_means,
     }
-
-
-def noise_correlation(model: VAE_Model, frames: Tensor, poses: Tensor) -> tuple[Rollout, float, float]:
-    """A rollout with the posterior's means, and how the noise that the posterior stands for goes on in time.
-
-    z is drawn from the prior as mu_p + sigma_p n. Of n the posterior says the mean e = (mu_q - mu_p) / sigma_p and the
-    variance v = (sigma_q / sigma_p)^2, so noise drawn from it has the covariance e_t e_t+1 from one frame to the next
-    and the second moment e_t^2 + v_t. rho: the ratio of their means over frames and units, the correlation that drawn
-    noise should have; rho_means: that of the means e alone.
-    """
-    said = []
-
-    def step(first, first_features, last_frame, pose, noise, posterior, state, z_from):
-        """VAE_Model.step, which also keeps e and v."""
-        mu_p, logvar_p, _ = model.prior_step(model.frame_transformation(last_frame), pose, state)
-        mu, logvar = posterior
-        if mu_p is None:  # N(0, I)
-            mu_p, logvar_p = torch.zeros_like(mu), torch.zeros_like(mu)
-        said.append(((mu - mu_p) * torch.exp(-0.5 * logvar_p), torch.exp(logvar - logvar_p)))
-        return model.step(first, first_features, last_frame, pose, noise, posterior, state, z_from=z_from)
-
-    out = model.rollout(frames[:, 0], poses, truth=frames, posterior_clips=1, step=step)
-    e, v = (torch.cat(values).double() for values in zip(*said, strict=True))  # (T-1, *latent)
-    covariance, moment = (e[1:] * e[:-1]).mean(), e.square().mean()
-    return out, float(covariance / (moment + v.mean())), float(covariance / moment)

@@ -8,31 +8,38 @@ from torch import Tensor
 from modules.data.pixels import to_float
 from modules.data.sequence import Sequence
 from modules.device import autocast, random_generator
-from modules.graphs import Graphed
-from modules.model.vae import VAE_Model, map_tensors
+from modules.model.vae import VAE_Model
 from modules.progress import Progress
+
+CHUNK = 32  # frames of all sequences between two calls of on_chunk
 
 
 @torch.no_grad()
 def predict(
     model: VAE_Model, sequences: list[Sequence], dtype: torch.dtype, seed: int = 0, num_samples: int = 0,
-    graphs: bool = False,
+    on_chunk: Callable[[], object] | None = None,
 ) -> list[Tensor]:
     """Generate every sequence from its first frame, all that have not ended yet in one batch.
 
     num_samples 0 takes the mean of the prior; N draws N latents per frame, a function of (seed, sequence, sample).
-    graphs: record a step as a CUDA graph. Returns per sequence (max(1, num_samples), T, 3, H, W) float32 in [0, 1] on
-    the CPU, the given first frame included.
+    on_chunk: called after every few frames; what it raises ends the prediction. Returns per sequence
+    (max(1, num_samples), T, 3, H, W) float32 in [0, 1] on the CPU, the given first frame included.
     """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    step, predicted = Graphed(model.step, enabled=graphs), [[] for _ in sequences]
+    predicted = [[] for _ in sequences]
     for sample in range(max(1, num_samples)):
         title = f"predict {len(sequences)}" + (f", sample {sample + 1}/{num_samples}" if num_samples else "")
         frames = max(len(s.poses) for s in sequences) - 1
         with autocast(device, dtype), Progress(title, frames, "frame", leave=False) as bar:
             noise = [draw_noise(model, s, (seed, i, sample)) if num_samples else None for i, s in enumerate(sequences)]
-            for films, film in zip(predicted, roll_out(model, sequences, noise, step, bar.update), strict=True):
+
+            def advance(count: int, bar: Progress = bar) -> None:
+                bar.update(count)
+                if on_chunk:
+                    on_chunk()
+
+            for films, film in zip(predicted, roll_out(model, sequences, noise, advance), strict=True):
                 films.append(film)
     model.train(was_training)
     return [torch.stack(films) for films in predicted]
@@ -46,8 +53,7 @@ def draw_noise(model: VAE_Model, sequence: Sequence, seed: tuple[int, ...]) -> T
 
 
 def roll_out(
-    model: VAE_Model, sequences: list[Sequence], noise: list[Tensor | None], step: Callable,
-    progress: Callable[[int], object],
+    model: VAE_Model, sequences: list[Sequence], noise: list[Tensor | None], progress: Callable[[int], object],
 ) -> list[Tensor]:
     """One film (T, 3, H, W) per sequence. The batch shrinks whenever sequences end: time and memory are those of the
     frames that there are. noise: (T-1, *latent) per sequence, None for the prior's mean."""
@@ -56,15 +62,19 @@ def roll_out(
     lengths = [len(sequences[i].poses) for i in order]
     first = torch.stack([sequences[i].frames[0] for i in order]).to(device)
     films = [[to_float(picture)[None].cpu()] for picture in first]
-    last, state, begin = to_float(first), None, 1
+    last, begin = to_float(first), 1
     for end in sorted(set(lengths)):
         n = sum(length >= end for length in lengths)
-        poses = torch.stack([sequences[i].poses[begin - 1 : end] for i in order[:n]]).to(device)
-        some = None if noise[0] is None else torch.stack([noise[i][begin - 1 : end - 1] for i in order[:n]])
-        state = None if state is None else map_tensors(lambda x, n=n: x[:n], state)
-        out = model.rollout(first[:n], poses, start=last[:n], noise=some, state=state, step=step, progress=progress)
-        last, state, begin = out.frames[:, -1], out.state, end
-        for film, frames in zip(films, out.frames, strict=False):
-            film.append(frames.clamp(0, 1).cpu())
+        chunk = max(1, CHUNK // n)
+        while begin < end:
+            stop = min(begin + chunk, end)
+            poses = torch.stack([sequences[i].poses[begin - 1 : stop] for i in order[:n]]).to(device)
+            some = None if noise[0] is None else torch.stack([noise[i][begin - 1 : stop - 1] for i in order[:n]])
+            out = model.rollout(first[:n], poses, last=last[:n], noise=some)
+            last = out.frames[:, -1]
+            for film, frames in zip(films, out.frames, strict=False):
+                film.append(frames.clamp(0, 1).cpu())
+            progress(stop - begin)
+            begin = stop
     films = [torch.cat(parts) for parts in films]
     return [films[order.index(i)] for i in range(len(sequences))]

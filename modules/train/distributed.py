@@ -41,25 +41,25 @@ class Ranks:
         """This rank's clips of the whole batch: every size-th along `dim`, so that leading clips stay leading."""
         return whole if self.size == 1 else whole[(slice(None),) * dim + (slice(self.rank, None, self.size),)]
 
-    def count_share(self, clips: int) -> int:
-        """How many of the whole batch's first `clips` clips are this rank's."""
-        return len(range(self.rank, clips, self.size))
-
-    def average(self, model: nn.Module, numbers: Tensor) -> Tensor:
-        """Replace the model's gradients by their mean over all ranks; returns the mean of `numbers` (n,) likewise."""
+    def average_gradients(self, model: nn.Module) -> None:
+        """Replace the model's gradients by their mean over all ranks."""
         if self.size == 1:
-            return numbers
+            return
         for parameter in model.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in model.parameters()]
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), numbers.to(gradients[0].dtype)])
+        means = self.average(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, mean in zip(gradients, means.split([x.numel() for x in gradients]), strict=True):
+            gradient.copy_(mean.view(gradient.shape))
+
+    def average(self, values: Tensor) -> Tensor:
+        """The mean of `values` (n,) over all ranks."""
+        if self.size == 1:
+            return values
         with peers():
-            dist.all_reduce(flat)
-        *parts, numbers = (flat / self.size).split([*(gradient.numel() for gradient in gradients), len(numbers)])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view(gradient.shape))
-        return numbers
+            dist.all_reduce(values)
+        return values / self.size
 
     def highest(self, value: int) -> int:
         """The highest of all ranks' values, the same on every rank. Sent through the hosts: no GPU waits for it."""

@@ -1,12 +1,12 @@
-"""What a training step is fed: a Batch, made by Feed. Everything random in it is a function of (seed, epoch, step),
-drawn for the whole batch of all processes at once; every process keeps its share.
+"""What a training step is fed: a Batch, made by Feed. Everything random in it is a function of (seed, epoch, step). It
+is drawn for the whole batch of all processes, and every process keeps its share.
 
-A new augmentation of the pictures is a line in `Feed.batch`.
+A new augmentation of the images is a line in `Feed.batch`.
 """
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from modules.device import derive_seed, keep_on, random_generator, to_device
 from modules.train.distributed import Ranks
 from modules.train.schedules import Schedules, data_share
 
-LATENT, FEED = range(2)  # streams of random numbers
+LATENT, COIN = range(2)  # streams of random numbers
 
 
 class Batch(NamedTuple):
@@ -27,13 +27,12 @@ class Batch(NamedTuple):
     frames: Tensor  # (B, T, 3, H, W) uint8, the true frames; frames[:, 0] is x_1
     poses: Tensor  # (B, T, 3, H, W) uint8
     noise: Tensor  # (B, T-1, *latent) of z, from N(0, I); zero for clips whose z is the mean of the prior
-    beta: Tensor  # () weight of the KL
+    from_posterior: Tensor  # (B, 1, 1, 1) bool, whether a clip's z is the posterior's
+    beta: Tensor  # (B, 1) weight of the KL
     lr: Tensor  # () learning rate
-    averaging: Tensor  # () share of the way that averaged weights go
-    posterior_clips: int  # so many leading clips have a posterior
-    posterior_share: float  # the share of such clips in the batch of all processes
-    feed_truth: bool  # teacher forcing: the true frames are fed, not the generated ones
-    target_is_truth: bool  # else, in the report, the previously generated frame
+    ema_share: Tensor  # () how far the EMA goes towards the model's weights
+    teacher_forcing: bool  # the last frame of a step is the true one, not the generated one
+    target_is_truth: bool  # else, in the report, the target is the previously generated frame
 
 
 class Feed:
@@ -54,34 +53,35 @@ class Feed:
         self.schedules = Schedules(args, self.steps)
 
     @functools.cached_property
-    def pictures(self) -> list[Tensor]:
+    def images(self) -> list[Tensor]:
         """All frames and all poses, each (N, 3, H, W) uint8, decoded when they are first used."""
         return keep_on(self.device, self.data.frames, self.data.poses)
 
-    def begin(self, epoch: int) -> None:
-        """Plan an epoch."""
-        place = self.pictures[0].device
-        self.epoch, self.plan = epoch, Plan(*(self.ranks.share(x, dim=1).to(place) for x in self._plan(epoch)))
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from step `first` on."""
+        plan = Plan(*(self.ranks.share(x, dim=1).to(self.images[0].device) for x in self._plan(epoch)))
+        for step in range(first, self.steps[epoch]):
+            yield self.batch(epoch, step, plan.windows[step], plan.shifts[step])
 
-    def batch(self, step: int) -> Batch:
-        """The batch of one step of the epoch that has begun."""
-        args, epoch, now = self.args, self.epoch, self.schedules.at(self.epoch, step)
-        window, shifts = (x[step] for x in self.plan)
-        frames, poses = (
-            to_device(gather(pictures, window, shifts), self.device) for pictures in self.pictures
-        )
-        noise = self._draw(torch.randn, (*window[:, 1:].shape, *self.latent), LATENT, epoch, step)
-        of_all = max(1, round(self.batch_size * now.posterior_share))
-        posterior_clips = self.ranks.count_share(of_all)
-        if args.z_from == "posterior":
-            noise[posterior_clips:] = 0
+    def batch(self, epoch: int, step: int, windows: Tensor, shifts: Tensor) -> Batch:
+        """One batch. windows, shifts: the plan's for this step, see Plan."""
+        args, now = self.args, self.schedules.at(epoch, step)
+        frames, poses = (to_device(gather(images, windows, shifts), self.device) for images in self.images)
 
-        coin = torch.rand((), generator=random_generator("cpu", args.seed, FEED, epoch)).item() < now.tfr
-        decides_feed = args.tf_decides == "feed"
-        beta, lr, averaging = to_device(torch.tensor([now.beta, now.lr, now.averaging]), self.device)
+        posterior_clips = max(1, round(self.batch_size * now.posterior_share))
+        from_posterior = self.ranks.share(torch.arange(self.batch_size) < posterior_clips).reshape(-1, 1, 1, 1)
+        if args.z_from == "prior":  # the report: the posterior of every clip has its KL, and no z
+            from_posterior, noise_used, beta = from_posterior & False, 1.0, torch.full((len(windows), 1), now.beta)
+        else:
+            noise_used = to_device(from_posterior[:, None].float(), self.device)
+            beta = now.beta * from_posterior.flatten(1)
+
+        coin = torch.rand((), generator=random_generator("cpu", args.seed, COIN, epoch)).item() < now.tfr
+        coin_for_input = args.tf_decides == "feed"
         return Batch(
-            frames, poses, noise, beta, lr, averaging, posterior_clips, of_all / self.batch_size,
-            feed_truth=coin and decides_feed, target_is_truth=coin or decides_feed,
+            frames, poses, noise_used * self._noise(epoch, step, windows), to_device(from_posterior, self.device),
+            *(to_device(x, self.device) for x in (beta, torch.tensor(now.lr), torch.tensor(now.ema_share))),
+            teacher_forcing=coin and coin_for_input, target_is_truth=coin or coin_for_input,
         )
 
     def _plan(self, epoch: int) -> "Plan":
@@ -94,10 +94,11 @@ class Feed:
             random_start=args.random_start, shift=largest_shift(args),
         )
 
-    def _draw(self, draw: Callable, shape: tuple[int, ...], stream: int, epoch: int, step: int) -> Tensor:
-        generator = random_generator(self.device, self.args.seed, stream, epoch, step)
-        whole = draw((shape[0] * self.ranks.size, *shape[1:]), generator=generator, device=self.device)
-        return self.ranks.share(whole)
+    def _noise(self, epoch: int, step: int, windows: Tensor) -> Tensor:
+        """z's noise for this process's clips (B, T-1, *latent)."""
+        shape = (self.batch_size, windows.shape[1] - 1, *self.latent)
+        generator = random_generator(self.device, self.args.seed, LATENT, epoch, step)
+        return self.ranks.share(torch.randn(shape, generator=generator, device=self.device))
 
 
 def largest_shift(args: argparse.Namespace) -> tuple[int, int]:
@@ -111,7 +112,7 @@ class Plan(NamedTuple):
     """An epoch of S steps on B clips of T frames."""
 
     windows: Tensor  # (S, B, T) int64, frame numbers in the data set; [..., 0] is x_1
-    shifts: Tensor  # (S, B, 2) int64: all pictures of the clip are moved by so many pixels (down, right)
+    shifts: Tensor  # (S, B, 2) int64: all images of the clip are moved by so many pixels (down, right)
 
 
 def template_plan(windows: Tensor, steps: int, batch: int) -> Plan:
@@ -151,10 +152,10 @@ def shuffled_plan(
     return Plan(torch.from_numpy(windows), torch.from_numpy(moved))
 
 
-def gather(pictures: Tensor, windows: Tensor, shifts: Tensor) -> Tensor:
-    """Clips (B, T, 3, H, W) uint8 of pictures (N, 3, H, W), moved by shifts (B, 2); edges are replicated."""
-    H, W = pictures.shape[-2:]
-    rows = (torch.arange(H, device=pictures.device) - shifts[:, :1]).clamp(0, H - 1)  # (B, H)
-    columns = (torch.arange(W, device=pictures.device) - shifts[:, 1:]).clamp(0, W - 1)  # (B, W)
-    clips = pictures[windows[:, :, None, None], :, rows[:, None, :, None], columns[:, None, None, :]]  # (B, T, H, W, 3)
+def gather(images: Tensor, windows: Tensor, shifts: Tensor) -> Tensor:
+    """Clips (B, T, 3, H, W) uint8 of images (N, 3, H, W), moved by shifts (B, 2); edges are replicated."""
+    H, W = images.shape[-2:]
+    rows = (torch.arange(H, device=images.device) - shifts[:, :1]).clamp(0, H - 1)  # (B, H)
+    columns = (torch.arange(W, device=images.device) - shifts[:, 1:]).clamp(0, W - 1)  # (B, W)
+    clips = images[windows[:, :, None, None], :, rows[:, None, :, None], columns[:, None, None, :]]  # (B, T, H, W, 3)
     return clips.permute(0, 1, 4, 2, 3)

@@ -3,20 +3,21 @@
 import torch
 from torch import Tensor, nn
 
+from modules.model.vae import VAE_Model, architecture
+
 AUXILIARY_RATE = 0.4  # AdamW's learning rate for what Muon does not train, as a share of Muon's
-# boxes that start at zero and should only grow as far as they are useful: Muon's updates would fill every direction
-AUXILIARY_BOXES = ("Gaussian_Predictor", "prior", "Decoder_Fusion")
 MATRIX_CHANNELS = 8  # convolutions with at least so many channels in and out are Muon's
 # Newton-Schulz quintic x (a + b x^2 + c x^4), which drives singular values towards one (Jordan et al. 2024)
 A, B, C, ITERATIONS = 3.4445, -4.7750, 2.0315, 5
 
 
 def build_optimizers(
-    name: str, model: nn.Module, lr: float, weight_decay: float, dtype: torch.dtype = torch.float32
+    name: str, model: VAE_Model, lr: float, weight_decay: float, dtype: torch.dtype = torch.float32
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of --optim Adam, AdamW or Muon. A group's rate is `lr_scale` times the scheduled one.
 
-    dtype: what the networks compute in, and Muon's largest product too.
+    Muon trains the convolutions but for those of the architecture's ADAMW_NETWORKS; AdamW trains the rest. dtype: what
+    the networks compute in, and Muon's largest product too.
     """
     named = list(model.named_parameters())
     parameters = [p for _, p in named]
@@ -24,9 +25,10 @@ def build_optimizers(
         kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
         groups = [{"params": parameters, "lr_scale": 1.0}]
         return [kind(groups, lr=lr, weight_decay=weight_decay, fused=True, capturable=parameters[0].is_cuda)]
+    left_to_adamw = architecture(model.config["arch"]).ADAMW_NETWORKS
     matrices = [
         p for name, p in named
-        if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in AUXILIARY_BOXES
+        if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in left_to_adamw
     ]
     known = set(map(id, matrices))
     rest = [
@@ -39,29 +41,28 @@ def build_optimizers(
 
 
 def clipped_step(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer], numbers: Tensor, lr: Tensor, clip_norm: float
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], means: Tensor, lr: Tensor, clip_norm: float
 ) -> Tensor:
-    """Clip the gradient to clip_norm, then one step of every optimizer, if that norm and `numbers` are finite: () bool.
+    """Clip the gradient to clip_norm, then one step of every optimizer, if that norm and `means` are finite: () bool.
     Where they are not, weights and state stay as they are.
 
-    lr: () the scheduled learning rate, of which every group has its share. Everything lies on the device and the host
-    need not wait for it: `found_inf`, which torch's fused optimizers and Muon read, is what torch.amp.GradScaler sets
-    for the same purpose.
+    lr: () the scheduled learning rate, of which every group has its share. The host does not wait for the device:
+    `found_inf`, which torch's fused optimizers and Muon read, is what torch.amp.GradScaler sets for the same purpose.
     """
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    good = norm.isfinite() & numbers.isfinite().all()
+    finite = norm.isfinite() & means.isfinite().all()
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
+        optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
         optimizer.step()
-    return good
+    return finite
 
 
 @torch.no_grad()
-def move_towards(averaged: nn.Module, model: nn.Module, share: Tensor) -> None:
-    """Exponential moving average: every weight of `averaged` goes () `share` of the way to the model's."""
-    weights = list(averaged.parameters())
+def update_ema(ema: nn.Module, model: nn.Module, share: Tensor) -> None:
+    """Exponential moving average: every weight of `ema` goes () `share` of the way to the model's."""
+    weights = list(ema.parameters())
     torch._foreach_lerp_(weights, list(model.parameters()), [share] * len(weights))
 
 
@@ -83,18 +84,18 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         """One step; none if `found_inf` () is set and not 0, see clipped_step."""
-        bad = getattr(self, "found_inf", None)
-        good = 1.0 if bad is None else 1.0 - bad
+        skip = getattr(self, "found_inf", None)
+        taken = 1.0 if skip is None else 1.0 - skip
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             for p in params:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
             momenta, gradients = [self.state[p]["momentum"] for p in params], [p.grad for p in params]
-            if bad is not None:  # the mean stays
-                gradients = [torch.where(bad > 0, m, g) for m, g in zip(momenta, gradients, strict=True)]
+            if skip is not None:  # the mean stays
+                gradients = [torch.where(skip > 0, m, g) for m, g in zip(momenta, gradients, strict=True)]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            means, lr = torch._foreach_lerp(gradients, momenta, group["momentum"]), good * group["lr"]
+            means, lr = torch._foreach_lerp(gradients, momenta, group["momentum"]), taken * group["lr"]
             updates = orthogonal_updates(means, lr, self.dtype)
             torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
             torch._foreach_sub_(params, updates)

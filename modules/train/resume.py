@@ -29,7 +29,7 @@ from modules.train.history import HISTORY_COLUMNS
 FIXED = (*MODEL_FLAGS, "frame_H", "frame_W", "seed", "optim")
 # what changes nothing that is learned
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
-        "test", "overwrite", "save_minutes", "tensorboard", "cuda_graphs", "pictures", "ckpt_path", "start")
+        "test", "overwrite", "save_minutes", "tensorboard", "pictures", "ckpt_path", "start")
 # what decides the steps of an epoch, with the number of clips that all processes train on in one step
 PLAN = ("train_vi_len", "windows", "random_start", "shift_down", "shift_right", "partial", "fast_train", "fast_partial",
         "fast_train_epoch", "epoch_steps")
@@ -210,12 +210,11 @@ class EpochProgress:
         streak = before.streak if before else torch.tensor(0, device=device)
         return cls(plan, steps, torch.zeros(4, device=device), streak, streak)
 
-    def add(self, numbers: Tensor, seconds: float) -> None:
-        """Count a step. numbers: (4,), its loss, mse, kl, and 1 if it was good, 0 if it was skipped. seconds: that the
+    def add(self, means: Tensor, finite: Tensor, seconds: float) -> None:
+        """Count a step. means: (3,) loss, mse, kl. finite: () bool, False if the step was skipped. seconds: that the
         epoch's steps have taken so far."""
-        good = numbers[3] > 0
-        self.sums += torch.where(good, numbers, 0.0)
-        self.streak = torch.where(good, 0, self.streak + 1)
+        self.sums += torch.where(finite, torch.cat([means, finite[None]]), 0.0)
+        self.streak = torch.where(finite, 0, self.streak + 1)
         self.longest = torch.maximum(self.longest, self.streak)
         self.step, self.seconds = self.step + 1, seconds
 

@@ -21,8 +21,8 @@ def frange_cycle_linear(
 ) -> np.ndarray:
     """beta for each of n_iter steps: n_cycle linear ramps start -> stop, then stop until the cycle ends.
 
-    Each ramp fills `ratio` of its cycle and reaches both of its ends; with a ratio above 1 the cycle ends before it
-    does. A cycle or ramp of one step is `stop`.
+    Each ramp fills `ratio` of its cycle and reaches both of its ends; with a ratio above 1 the ramp is cut off
+    at the end of its cycle. A cycle or ramp of one step is `stop`.
     """
     beta = np.full(n_iter, float(stop))
     edges = [math.ceil(cycle * n_iter / n_cycle) for cycle in range(n_cycle + 1)]
@@ -93,9 +93,9 @@ def learning_rate(schedule: str, lr: float, epoch: int, step: int, steps: int, w
     return lr
 
 
-def averaging_share(ema: float, done: int, total: int) -> float:
-    """How far the averaged weights go towards the model's in a step: 1 / horizon, the last `ema` of the run's steps,
-    fewer while it is young."""
+def ema_share(ema: float, done: int, total: int) -> float:
+    """How far the EMA goes towards the model's weights in a step: 1 / horizon. The horizon is the last `ema` of the
+    run's steps, and shorter at the start of the run."""
     return 1 / max(1.0, min(ema * total, (10 + done) / 9))
 
 
@@ -111,7 +111,7 @@ class Now(NamedTuple):
     beta: float  # weight of the KL
     tfr: float  # teacher forcing ratio
     lr: float  # learning rate
-    averaging: float  # see averaging_share
+    ema_share: float  # see ema_share
     posterior_share: float  # of the clips whose z is drawn from the posterior
 
 
@@ -137,7 +137,7 @@ class Schedules:
             beta=self.beta.get_beta(),
             tfr=teacher_forcing_ratio(epoch, args.tfr, args.tfr_sde, args.tfr_d_step, args.tfr_rule),
             lr=learning_rate(args.lr_schedule, args.lr, epoch, done, self.total, args.warmup_steps),
-            averaging=averaging_share(args.ema, done, self.total),
+            ema_share=ema_share(args.ema, done, self.total),
             posterior_share=args.posterior_share + (args.posterior_end - args.posterior_share) * done / self.total,
         )
 
@@ -153,7 +153,7 @@ class Schedules:
     def describe(self) -> str:
         """The schedules in words, a line each."""
         rows, args = self.table(), self.args
-        lr = spell([row["lr"] for row in rows])
+        lr = summarize([row["lr"] for row in rows])
         if args.lr_schedule == "cosine":
             lr = f"from {args.lr:.3g} down to {rows[-1]['lr']:.3g}"
         warmup = f", after {args.warmup_steps} steps of warm-up" if args.warmup_steps else ""
@@ -163,14 +163,14 @@ class Schedules:
             z = f"the posterior in a share of {args.posterior_share:.3g} of the clips{falls}"
         return "\n".join([
             f"{len(rows):,} epochs, {self.total:,} optimizer steps.",
-            f"tfr (teacher forcing ratio): {spell([row['tfr'] for row in rows])}.",
-            f"beta (weight of the KL, {args.kl_anneal_type}): {spell([row['beta'] for row in rows])}.",
+            f"tfr (teacher forcing ratio): {summarize([row['tfr'] for row in rows])}.",
+            f"beta (weight of the KL, {args.kl_anneal_type}): {summarize([row['beta'] for row in rows])}.",
             f"lr (learning rate, {args.lr_schedule}): {lr}{warmup}.",
             f"z is drawn from {z}.",
         ])
 
 
-def spell(values: list[float]) -> str:
+def summarize(values: list[float]) -> str:
     """A value per epoch in words: "1 until epoch 20, 0 from epoch 40"; ups and downs by their ends and how often."""
     first, last = values[0], values[-1]
     if len(set(values)) == 1:
