@@ -29,8 +29,7 @@ from modules.model.vae import VAE_Model
 from modules.score.baselines import compare, score_table, training_set, warn_if_below_baselines
 from modules.score.metrics import DEFINITIONS, psnr_kaggle, score
 from modules.score.predict import predict
-from modules.show.panels import Film
-from modules.show.pictures import Job, draw, scores_job, sequence_jobs, to_images, write_frames
+from modules.show.sequence import draw_test
 
 
 class Result(NamedTuple):
@@ -78,7 +77,7 @@ def main(args: argparse.Namespace | None = None) -> None:
     report(root, args, results, seconds, alone)
     if args.submission:
         write_submission(root / "submission.csv", [frames[0] for frames in predicted])
-    draw(picture_jobs(root, args, results))
+    draw_test(root, results, args.pictures, args.make_gif)
 
 
 def load_models(args: argparse.Namespace) -> tuple[dict[str, VAE_Model], tuple[int, int]]:
@@ -93,26 +92,6 @@ def load_models(args: argparse.Namespace) -> tuple[dict[str, VAE_Model], tuple[i
                              "expected checkpoints of one size, or --frame_H and --frame_W")
         size = wanted
     return models, size
-
-
-def picture_jobs(root: Path, args: argparse.Namespace, results: list[Result]) -> list[Job]:
-    """The files of every sequence: its exact frames, and what people look at as far as --pictures asks for it."""
-    jobs, figures = [], []
-    for sequence, frames, true_frames, scores in results:
-        folder = root / f"seq{sequence.name}"
-        prediction, pose = to_images(frames[0]), to_images(sequence.poses)
-        gifs = {folder / "pred_seq.gif": prediction, folder / "pose.gif": pose}
-        if args.make_gif:
-            gifs[root / f"pred_seq{sequence.name}.gif"] = prediction
-        film = Film(sequence.name, prediction, pose)
-        if true_frames is not None:
-            film = film._replace(truth=to_images(true_frames), psnr=score(frames[:1], true_frames)[0].tolist())
-            gifs[folder / "ground_truth.gif"] = film.truth
-        jobs.append(Job(write_frames, (folder / "frames.npz", film), len(pose)))
-        jobs += sequence_jobs(film, folder / "panel", gifs, args.pictures)
-        if scores is not None and args.pictures != "none":
-            figures.append(({sequence.name: scores.mean(dim=0).tolist()}, folder / "psnr_per_frame.png", "sequence"))
-    return [*jobs, scores_job(figures)] if figures else jobs
 
 
 def report(

@@ -33,7 +33,7 @@ from modules.runtime import collect_errors
 from modules.score.predict import predict
 from modules.show.board import Board
 from modules.show.curves import draw_training
-from modules.show.validation import draw_validation, score_validation
+from modules.show.sequence import draw_validation, score_validation
 from modules.train.distributed import Ranks, is_launched, join, launch
 from modules.train.feed import Batch, Feed, largest_shift
 from modules.train.history import HISTORY_COLUMNS, TAGS, describe_environment
@@ -194,7 +194,7 @@ class Trainer:
         average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
         return average, functools.partial(
             draw_validation, self.root, epoch, sequences, predicted, scores, args.train_vi_len, args.pictures,
-            keep_all=args.store_visualization, films=last or args.store_visualization,
+            keep_all=args.store_visualization, video=last or args.store_visualization,
         )
 
     def save(self, row: dict, numbered: bool) -> None:

@@ -35,8 +35,8 @@ from modules.options import parse_trainer
 from modules.progress import followed
 from modules.runtime import InputError, run_program
 from modules.show.curves import BLUE, ORANGE, draw_scores, new_figure, save_figure
-from modules.show.panels import Film
-from modules.show.pictures import save_gif, write_film, write_frames, write_strip
+from modules.show.panels import PredictedSequence
+from modules.show.sequence import save_gif, write_frames, write_strip, write_video
 from modules.train.history import describe_environment
 
 
@@ -182,11 +182,11 @@ def measure_plain(data: Path, folder: Path, size: Size) -> dict[str, float]:
 def file_kinds(folder: Path, psnr: list[float]) -> dict[str, Callable[[Path], object]]:
     """What draws each kind of file of a sequence that the Tester left in `folder`."""
     with np.load(folder / "frames.npz") as arrays:
-        film = Film("0", arrays["prediction"], arrays["pose"], arrays["truth"], psnr)
+        film = PredictedSequence("0", arrays["prediction"], arrays["pose"], arrays["truth"], psnr)
     return {
-        "frames.npz": partial(write_frames, film=film), "pred_seq.gif": partial(save_gif, images=film.prediction),
+        "frames.npz": partial(write_frames, predicted=film), "pred_seq.gif": partial(save_gif, images=film.prediction),
         "pose.gif": partial(save_gif, images=film.pose), "ground_truth.gif": partial(save_gif, images=film.truth),
-        "panel.png": partial(write_strip, film=film), "panel.mp4": partial(write_film, film=film),
+        "panel.png": partial(write_strip, predicted=film), "panel.mp4": partial(write_video, predicted=film),
         "psnr_per_frame.png": lambda path: draw_scores({"0": psnr}, path, "sequence"),
     }
 

@@ -25,7 +25,7 @@ from modules.runtime import run_program
 from modules.score.metrics import score
 from modules.score.predict import predict
 from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
-from modules.show.pictures import to_images
+from modules.show.sequence import to_images
 
 BLOCK = 500
 

@@ -22,7 +22,7 @@ from PIL import Image
 from modules.data.reading import read_image
 from modules.data.sequence import Sequence
 from modules.runtime import keep_freed_memory, run_program
-from modules.show.pictures import to_images
+from modules.show.sequence import to_images
 
 
 def main() -> None:

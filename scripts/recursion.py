@@ -27,7 +27,7 @@ from modules.runtime import InputError, run_program
 from modules.score.metrics import score
 from modules.score.predict import predict
 from modules.show.curves import COLORS, new_figure, save_figure
-from modules.show.pictures import to_images
+from modules.show.sequence import to_images
 
 NO_POSE = 255  # the white of a pose picture that shows nobody
 RUN, EVERY = 30, 60  # frames without a pose, and from the start of one such run to the next

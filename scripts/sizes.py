@@ -32,7 +32,7 @@ from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.options import parse_trainer
 from modules.runtime import InputError, run_program
 from modules.show.panels import blank_line
-from modules.show.panels import write_text as write_words
+from modules.show.panels import draw_label as write_words
 from modules.show.runs import read_history
 from modules.train.history import describe_environment, read_commit
 

@@ -1,34 +1,39 @@
-"""Panels, read back from the files: frame count, size, and what is at known pixels; and who draws them."""
+"""The images and videos of predicted sequences, read back from the files."""
 
-import os
-import signal
+import threading
+from functools import partial
 
+import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import check_error, noise_frames, run_inside
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from modules.data.sequence import Sequence
 from modules.runtime import InputError
-from modules.show import pictures
-from modules.show.panels import BORDER, ERROR_FULL, GREEN, LINE, PAPER, RED, SCALE, Film, Panels, error_map, to_yuv
-from modules.show.pictures import Job, draw, sequence_jobs
-from modules.show.validation import draw_validation, score_validation
+from modules.show.panels import (
+    BORDER,
+    ERROR_FULL,
+    GREEN,
+    LINE,
+    PAPER,
+    RED,
+    SCALE,
+    Panels,
+    PredictedSequence,
+    error_map,
+)
+from modules.show.sequence import draw_validation, score_validation, sequence_files, write_files
 
 H, W, T = 8, 16, 7
 CELL_H, CELL_W = H * SCALE + 2 * BORDER, W * SCALE + 2 * BORDER
 COLUMNS = ("truth", "pose", "prediction", "error")
 
 
-def read_film(path):
+def read_video(path):
     """(T, height, width, 3) uint8"""
-    if path.suffix == ".gif":
-        with Image.open(path) as gif:
-            return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)])
-    reader = imageio_ffmpeg.read_frames(str(path))
-    width, height = next(reader)["size"]
-    return np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+    return np.stack([image[..., :3] for image in imageio.get_reader(path)])
 
 
 def levels(*values):
@@ -37,12 +42,12 @@ def levels(*values):
 
 
 @pytest.fixture()
-def film():
+def predicted():
     """Truth 0.6, 0.5, … whose prediction is 0.1 too dark; poses white with one red line."""
     poses = levels(*[1.0] * T)
     poses[:, 4, :, 1:] = 0
     psnr = [20.0 + t for t in range(T - 1)]
-    return Film("val0", levels(0.6, *[0.4] * (T - 1)), poses, levels(0.6, *[0.5] * (T - 1)), psnr)
+    return PredictedSequence("val0", levels(0.6, *[0.4] * (T - 1)), poses, levels(0.6, *[0.5] * (T - 1)), psnr)
 
 
 def middle(column, row=H // 2):
@@ -54,10 +59,10 @@ def border(column):
     return LINE + CELL_H // 2, COLUMNS.index(column) * CELL_W + BORDER // 2
 
 
-def check_film(film, tolerance):
-    """Known pixels of every frame of a film (T, height, width, 3)."""
-    assert film.shape == (T, 2 * LINE + CELL_H, 4 * CELL_W, 3)
-    for t, panel in enumerate(film.astype(int)):
+def check_panels(video, tolerance):
+    """Known pixels of every frame of a video (T, height, width, 3)."""
+    assert video.shape == (T, 2 * LINE + CELL_H, 4 * CELL_W, 3)
+    for t, panel in enumerate(video.astype(int)):
         expected = {
             middle("truth"): (153 if t == 0 else 128,) * 3,
             middle("pose"): (255, 0, 0),
@@ -77,33 +82,29 @@ def check_film(film, tolerance):
             assert caption.min() < 100, "words in ink"
 
 
-def draw_panels(film, stem, gifs=None, kind="all"):
-    draw(sequence_jobs(film, stem, gifs or {}, kind))
+def write(predicted, stem, gifs=None, kind="all"):
+    write_files(sequence_files(predicted, stem, gifs or {}, kind))
 
 
-def test_the_film_shows_every_frame(film, tmp_path):
-    draw_panels(film, tmp_path / "val0")
-    assert {path.name for path in tmp_path.iterdir()} == {"val0.png", "val0.mp4"}
-    check_film(read_film(tmp_path / "val0.mp4"), 25)  # H.264 stores colour at half the resolution
-    check_film(np.stack(list(Panels(film))), 0)
+def test_panels_show_every_frame(predicted, tmp_path):
+    panels = Panels(predicted)
+    check_panels(np.stack(list(panels)), 0)
+    assert len({panels[t][-LINE:].tobytes() for t in range(T)}) == T, "captions differ"
+    write(predicted, tmp_path / "val0.1")
+    assert {path.name for path in tmp_path.iterdir()} == {"val0.1.png", "val0.1.mp4"}
+    check_panels(read_video(tmp_path / "val0.1.mp4"), 25)  # H.264 stores colour at half the resolution
 
 
-@pytest.mark.parametrize("height,width", [(8, 16), (9, 131)], ids=["magnified by 4", "odd sides by 3"])
-def test_the_planes_of_a_film_are_its_panels_in_the_colours_of_films(height, width):
+@pytest.mark.parametrize("height, width, scale", [(8, 16, 4), (9, 131, 3), (7, 600, 1)])
+def test_panels_have_even_sides_and_exact_pixels(height, width, scale):
     frames = np.random.default_rng(0).integers(0, 256, (3, 3, height, width, 3), dtype=np.uint8)
-    panels = Panels(Film("s", *frames, [30.0, 40.0]))
-    assert to_yuv(np.array([[255] * 3, [0] * 3], np.uint8)).tolist() == [[235, 16], [128, 128], [128, 128]]
-    for panel, frame in zip(panels, panels.planes(), strict=True):
-        height, width, _ = panel.shape
-        luma, *colors = to_yuv(panel)
-        assert height % 2 == width % 2 == 0 and np.array_equal(frame[:height], luma)
-        assert np.array_equal(frame[height:].ravel(), np.stack(colors)[:, ::2, ::2].ravel())
-
-
-def test_captions_differ_from_frame_to_frame(film):
-    panels = Panels(film)
-    captions = {panels[t][-LINE:].tobytes() for t in range(T)}
-    assert len(captions) == T
+    panels = Panels(PredictedSequence("s", *frames, [30.0, 40.0]))
+    panel = panels[2]
+    assert panel.shape[0] % 2 == panel.shape[1] % 2 == 0
+    for i, image in enumerate((frames[2, 2], frames[1, 2], frames[0, 2])):  # truth, pose, prediction
+        left = i * panels.cell[1] + BORDER
+        shown = panel[LINE + BORDER :, left:][: height * scale : scale, : width * scale : scale]
+        assert np.array_equal(shown, image)
 
 
 def test_the_heat_map_is_black_without_error_and_ever_brighter():
@@ -115,7 +116,7 @@ def test_the_heat_map_is_black_without_error_and_ever_brighter():
 
 def test_strip_holds_evenly_spaced_moments(tmp_path):
     truth = levels(*np.linspace(0, 1, 19))
-    draw_panels(Film("s", truth, levels(*[1.0] * 19), truth, [100.0] * 18), tmp_path / "s", kind="strips")
+    write(PredictedSequence("s", truth, levels(*[1.0] * 19), truth, [100.0] * 18), tmp_path / "s", kind="strips")
     assert [path.name for path in tmp_path.iterdir()] == ["s.png"]
     strip = np.asarray(Image.open(tmp_path / "s.png"))
     cell_h, cell_w = H * 2 + 2 * BORDER, W * 2 + 2 * BORDER
@@ -128,8 +129,8 @@ def test_strip_holds_evenly_spaced_moments(tmp_path):
 
 def test_short_sequences_and_no_truth(tmp_path):
     frames = levels(0.2, 0.9, 1.0)
-    draw_panels(Film("s", frames, frames), tmp_path / "s")
-    shown = read_film(tmp_path / "s.mp4")
+    write(PredictedSequence("s", frames, frames), tmp_path / "s")
+    shown = read_video(tmp_path / "s.mp4")
     assert shown.shape == (3, 2 * LINE + CELL_H, 2 * CELL_W, 3), "pose and prediction"
     strip = np.asarray(Image.open(tmp_path / "s.png"))
     assert strip.shape[1] == 3 * (W * 2 + 2 * BORDER), "three moments, none twice"
@@ -138,9 +139,9 @@ def test_short_sequences_and_no_truth(tmp_path):
 BROKEN = {
     "missing": None,
     "ends with an error": "echo 'No space left on device' >&2; exit 1",
-    "dies": "kill -9 $$",
-    "leaves a file that cannot be opened": "cat > /dev/null; for film; do :; done; echo nothing > $film",
-    "leaves half of the film": """case "$*" in
+    "is killed": "kill -9 $$",
+    "leaves a file that cannot be opened": "cat > /dev/null; for video; do :; done; echo nothing > $video",
+    "leaves half of the video": """case "$*" in
         *libx264*) exec REAL "${@:1:$#-1}" -frames:v 3 "${@: -1}";;
         *) exec REAL "$@";;
     esac""",
@@ -148,66 +149,68 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("script", BROKEN.values(), ids=BROKEN)
-def test_a_film_that_cannot_be_played_is_a_gif_and_one_line(script, film, tmp_path, monkeypatch, capsys):
+def test_a_video_that_cannot_be_played_is_a_gif_and_one_line(script, predicted, tmp_path, monkeypatch, capfd):
     fake = tmp_path / "ffmpeg"
     if script:
         fake.write_text("#!/bin/bash\n" + script.replace("REAL", imageio_ffmpeg.get_ffmpeg_exe()))
         fake.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake))
-    draw_panels(film, tmp_path / "a")
+    write(predicted, tmp_path / "a")
     assert not (tmp_path / "a.mp4").exists()
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert "a.mp4 is not written" in line and "a.gif is there instead" in line
-    check_film(read_film(tmp_path / "a.gif"), 0)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert "a.mp4 is not written" in line and "a.gif is written instead" in line
+    check_panels(read_video(tmp_path / "a.gif"), 0)
 
 
-def test_processes_draw_what_one_would_and_a_dead_one_is_noticed(film, tmp_path, monkeypatch, capsys):
-    jobs = [*sequence_jobs(film, tmp_path / "a/p", {tmp_path / "a/g.gif": film.prediction}, "all"),
-            Job(fail, (tmp_path / "no",), 1)]
-    with pytest.raises(InputError, match="no: cannot be written"):
-        draw(jobs)
-    monkeypatch.setattr(pictures, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(pictures, "usable_cores", lambda: 2)
-    with pytest.raises(InputError, match="no: cannot be written"):
-        moved = [job._replace(arguments=(tmp_path / "b" / job.arguments[0].name, *job.arguments[1:])) for job in jobs]
-        draw([*moved, Job(die_elsewhere, (os.getpid(), tmp_path / "b/lived"), 100)])
-    assert (tmp_path / "b/lived").exists(), "done here after its process died"
-    for name in ("p.png", "g.gif"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    check_film(read_film(tmp_path / "b/p.mp4"), 25)
+def test_one_failure_does_not_stop_the_other_files(tmp_path, capsys):
+    def fail(name):
+        raise InputError(f"{name}: cannot be written")
+
+    tasks = [partial(fail, "first"), partial(fail, "second"), *[lambda: "no ffmpeg"] * 2, (tmp_path / "last").touch]
+    with pytest.raises(InputError, match=r"(first|second): cannot be written \(and 1 others\)"):
+        write_files(tasks, figures=[(tmp_path / "figure").touch])
+    assert {path.name for path in tmp_path.iterdir()} == {"last", "figure"}
+    assert "warning: no ffmpeg (2 times)" in capsys.readouterr().err
 
 
-def test_a_validation_is_scored_first_and_draws_the_first_films(tmp_path):
+def test_writing_can_be_stopped(tmp_path):
+    """The callback after each file may raise; tasks that have not begun are dropped."""
+    stopped, begun = threading.Event(), []
+
+    def task():
+        begun.append(1)
+        if len(begun) > 1:
+            stopped.wait(10)
+
+    def stop():
+        stopped.set()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_files([task] * 500, on_file=stop)
+    assert len(begun) < 500
+
+
+def test_a_validation_is_scored_first_and_shows_the_first_sequences(tmp_path):
     sequences = [Sequence(f"val{i}", noise_frames(3, 3, 8, 16, seed=i), noise_frames(3, 3, 8, 16)) for i in range(6)]
-    predicted = [sequence.frames[None] / 255 for sequence in sequences]
-    average, scores = score_validation(tmp_path, 2, sequences, predicted, warn=True)
+    frames = [sequence.frames[None] / 255 for sequence in sequences]
+    average, scores = score_validation(tmp_path, 2, sequences, frames, warn=True)
     assert average == 100.0 and scores["val5"] == [100.0, 100.0], "a perfect frame counts as 100 dB"
     assert [path.name for path in tmp_path.iterdir()] == ["validation.json"]
-    draw_validation(tmp_path, 2, sequences, predicted, scores, 16, "all", keep_all=True, films=True)
-    films = {f"val{i}_epoch=2.{kind}" for i in range(4) for kind in ("png", "mp4")}
+    draw_validation(tmp_path, 2, sequences, frames, scores, 16, "all", keep_all=True, video=True)
+    files = {f"val{i}_epoch=2.{kind}" for i in range(4) for kind in ("png", "mp4")}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        *films, "validation_epoch=2.gif", "psnr_per_frame.png"
+        *files, "validation_epoch=2.gif", "psnr_per_frame.png"
     }
 
 
-def fail(path):
-    raise InputError(f"{path}: cannot be written")
-
-
-def die_elsewhere(home, path):
-    if os.getpid() != home:
-        os.kill(os.getpid(), signal.SIGKILL)
-    path.parent.mkdir(exist_ok=True)
-    path.touch()
-
-
-def test_scores_are_safe_before_the_first_picture(dance, trained, tmp_path):
+def test_scores_are_safe_before_the_first_image(dance, trained, tmp_path):
     (tmp_path / "seq1").write_text("a file where a folder is needed")
     result = run_inside("Tester.py", "--DR", dance, "--ckpt_path", trained[0] / "best.ckpt", "--save_root", tmp_path,
                         "--no_baselines", "--pictures", "strips")
     check_error(result, "seq1", "cannot be written")
     assert "Your Result" in result.stdout and (tmp_path / "metrics.json").is_file()
-    assert (tmp_path / "seq0/panel.png").is_file(), "what can be drawn is"
+    assert (tmp_path / "seq0/panel.png").is_file(), "the other files are written"
 
 
 def test_programs_write_panels(dance, trained, tmp_path):
@@ -216,7 +219,7 @@ def test_programs_write_panels(dance, trained, tmp_path):
     result = run_inside("Tester.py", *flags, "--save_root", tmp_path)
     assert result.returncode == 0, result.stderr
     for stem, frames in ((figures / "val0", 12), (tmp_path / "seq0/panel", 10), (tmp_path / "seq1/panel", 10)):
-        shown = read_film(stem.with_name(stem.name + ".mp4"))
+        shown = read_video(stem.with_name(stem.name + ".mp4"))
         assert shown.shape == (frames, 16 * 4 + 8 + 2 * LINE, 4 * (32 * 4 + 8), 3)
         assert Image.open(stem.with_name(stem.name + ".png")).height == 4 * (16 * 2 + 8) + 3 * LINE
     with np.load(tmp_path / "seq0/frames.npz") as arrays:

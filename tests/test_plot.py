@@ -17,13 +17,13 @@ from modules.runtime import InputError
 from modules.show.curves import (
     OF_A_RUN,
     draw_curves,
-    draw_frames,
-    draw_losses,
     draw_scores,
-    draw_tfr,
     draw_training,
-    draw_validation,
     frame_table,
+    plot_frames,
+    plot_losses,
+    plot_tfr,
+    plot_validation,
     styles,
 )
 from modules.show.runs import best_validation, read_run
@@ -86,22 +86,22 @@ def test_a_trained_run_draws_everything(trained):
 
 def test_lines_are_the_numbers_of_the_files(tmp_path):
     runs = [read_run(write_run(tmp_path / "a"))]
-    for axis, factor in zip(draw_losses(runs, "linear").axes, (1, 0.1, 7), strict=True):
+    for axis, factor in zip(plot_losses(runs, "linear").axes, (1, 0.1, 7), strict=True):
         line = axis.lines[0]
         assert line.get_xdata().tolist() == [0, 1, 2]
         assert line.get_ydata().tolist() == pytest.approx([2.0 * factor, 1.0 * factor, 0.5 * factor])
-    assert draw_losses(runs, "log").axes[0].get_yscale() == "log"
-    ratio, loss = draw_tfr(runs).axes
+    assert plot_losses(runs, "log").axes[0].get_yscale() == "log"
+    ratio, loss = plot_tfr(runs).axes
     assert ratio.lines[0].get_ydata().tolist() == [1.0, 0.75, 0.5]
     assert loss.lines[0].get_ydata().tolist() == [2.0, 1.0, 0.5]
-    validation = draw_validation(runs).axes[0]
+    validation = plot_validation(runs).axes[0]
     assert validation.lines[0].get_xdata().tolist() == [1, 2], "epoch 0 was not validated"
     assert best_validation(runs[0].history) == (1, 20.5)
 
 
 def test_band_is_median_and_range_over_sequences(tmp_path):
     scores = {"0": [30.0, 20.0, 10.0], "1": [20.0, 22.0], "2": [25.0, 90.0, 14.0]}
-    axis = draw_frames([read_run(write_run(tmp_path / "a", scores=scores))]).axes[0]
+    axis = plot_frames([read_run(write_run(tmp_path / "a", scores=scores))]).axes[0]
     assert axis.lines[0].get_xdata().tolist() == [2, 3, 4], "the given frame has no score"
     assert axis.lines[0].get_ydata().tolist() == [25.0, 22.0, 12.0]
     band = axis.collections[0].get_paths()[0].vertices

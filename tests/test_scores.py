@@ -19,7 +19,7 @@ from modules.score.baselines import (
     warn_if_below_baselines,
     warn_if_below_first_frame,
 )
-from modules.score.metrics import COLUMNS, Column, all_scores, average, diversity, ssim
+from modules.score.metrics import METRICS, Metric, all_scores, average, diversity, ssim
 
 
 def flat(*levels, size=(16, 16)):
@@ -49,8 +49,8 @@ def test_what_has_no_number_anywhere_is_left_out_and_said_once():
 
 
 def test_a_new_metric_is_one_entry(monkeypatch):
-    darkest = Column("dark", 1, "the darkest value", lambda p: float(p.frames.min() * 255), "no frames")
-    monkeypatch.setitem(COLUMNS, "dark", darkest)
+    darkest = Metric("dark", 1, "the darkest value", lambda p: float(p.frames.min() * 255), "no frames")
+    monkeypatch.setitem(METRICS, "dark", darkest)
     scores = all_scores(flat(0.1, 0.2, 0.6)[None], flat(0.1, 0.5, 0.5))
     table = score_table({"a": {"model": scores}, "b": {"model": scores | {"dark": 53.0}}}).splitlines()
     assert table[0].split()[-1] == "dark"

@@ -5,7 +5,7 @@ import torch
 from conftest import noise_frames
 from PIL import Image, ImageSequence
 
-from modules.show.pictures import to_images
+from modules.show.sequence import to_images
 from modules.show.video import quantize, save_gif
 
 

@@ -25,7 +25,7 @@ def latent_use(
     & Salakhutdinov 2016, section 5.2).
     psnr_prior, psnr_posterior: mean PSNR in dB, z the mean of either distribution; gain: their difference.
     psnr_sample, psnr_best_sample: z drawn from the prior, mean and best of num_samples. diversity, change: see
-    metrics.COLUMNS; the latter of the true frames, of both means and of the samples.
+    metrics.METRICS; the latter of the true frames, of both means and of the samples.
     """
     device = next(model.parameters()).device
     frames, poses = to_float(sequence.frames)[None].to(device), to_float(sequence.poses)[None].to(device)

@@ -1,4 +1,4 @@
-"""Scores of predicted frames: the one table of what is measured, COLUMNS. A new metric is one entry of it.
+"""Scores of predicted frames: the one table of what is measured, METRICS. A new metric is one entry of it.
 
 From the table follow the values in metrics.json with their definitions, their mean, and the columns of the text table
 (baselines.py) and of the report page. Frames are clipped to [0, 1]; the given first frame is never scored.
@@ -27,7 +27,7 @@ class Prediction(NamedTuple):
     psnr: Tensor  # (T-1) dB, the mean over the samples
 
 
-class Column(NamedTuple):
+class Metric(NamedTuple):
     """One metric of a sequence. Its value is a number, None where it has none, or a dict of them: a cell each."""
 
     title: str  # of its cells; {} stands for the dict's key
@@ -38,39 +38,39 @@ class Column(NamedTuple):
     parts: tuple[str, ...] = ()  # the keys of a dict
 
 
-COLUMNS = {
-    "psnr": Column(
+METRICS = {
+    "psnr": Metric(
         "PSNR", 2, f"dB, range 1, at most {PERFECT:g} a frame, mean over the predicted frames and the samples",
         lambda p: float(p.psnr.mean()), "no number",
     ),
-    "psnr_2023": Column(
+    "psnr_2023": Metric(
         "2023", 2, "the 2023 template's: the sum over the predicted frames divided by one frame less",
         lambda p: psnr_2023(p.psnr) if len(p.psnr) > 1 else None, "a single predicted frame",
     ),
-    "ssim": Column(
+    "ssim": Metric(
         "SSIM", 4, f"Wang et al. 2004: Gaussian window {WINDOW} x {WINDOW}, sigma {SIGMA}, mirrored at the edges, "
         "range 1, RGB, mean over the predicted frames",
         lambda p: mean_ssim(p), f"frames smaller than its window of {WINDOW} pixels",
     ),
-    "psnr_at": Column(
+    "psnr_at": Metric(
         "@{}", 2, "PSNR of the k-th predicted frame",
         lambda p: {str(k): float(p.psnr[k - 1]) for k in SHOWN if k <= len(p.psnr)}, "no sequence is as long",
         tuple(map(str, SHOWN)),
     ),
-    "change": Column(
+    "change": Metric(
         "change", 2, "mean absolute difference of a predicted frame from the one before, levels of 0..255",
         lambda p: change(p.frames), "a single predicted frame",
     ),
-    "change_ratio": Column(
+    "change_ratio": Metric(
         "/ truth", 2, "change over the true frames' change: below 1 too smooth, above 1 it flickers",
         lambda p: change_ratio(p), "a single predicted frame, or a truth that stands still",
     ),
-    "diversity": Column(
+    "diversity": Metric(
         "diversity", 2, "standard deviation over the samples, mean over predicted frames and values, levels of 0..255",
         lambda p: diversity(p.frames), "one prediction a sequence; see --num_samples",
     ),
 }
-DEFINITIONS = {key: column.definition for key, column in COLUMNS.items()} | {
+DEFINITIONS = {key: column.definition for key, column in METRICS.items()} | {
     "psnr_kaggle": "2024/25: 8-bit pixels, range 255, frames 1 to 600; public: sequences 0-2, private: the others"
 }
 
@@ -79,7 +79,7 @@ class Cell(NamedTuple):
     """One column of a printed table."""
 
     title: str
-    key: str  # of COLUMNS
+    key: str  # of METRICS
     part: str | None  # of the value, where that is a dict
 
     def value(self, row: dict) -> float | None:
@@ -89,17 +89,17 @@ class Cell(NamedTuple):
 
     def text(self, row: dict, missing: str = "-") -> str:
         value = self.value(row)
-        return missing if value is None else f"{value:.{COLUMNS[self.key].digits}f}"
+        return missing if value is None else f"{value:.{METRICS[self.key].digits}f}"
 
 
 def table_cells(rows: list[dict]) -> tuple[list[Cell], str]:
     """The columns in which some row has a number, and one line that names the others, empty if there are none."""
-    cells = [Cell(column.title.format(part), key, part) for key, column in COLUMNS.items()
+    cells = [Cell(column.title.format(part), key, part) for key, column in METRICS.items()
              for part in column.parts or (None,)]
     empty = [cell for cell in cells if all(cell.value(row) is None for row in rows)]
     reasons = {}
     for cell in empty:
-        reasons.setdefault(COLUMNS[cell.key].missing, []).append(cell.title)
+        reasons.setdefault(METRICS[cell.key].missing, []).append(cell.title)
     left_out = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in reasons.items())
     return [cell for cell in cells if cell not in empty], left_out and f"Left out: {left_out}."
 
@@ -107,7 +107,7 @@ def table_cells(rows: list[dict]) -> tuple[list[Cell], str]:
 def all_scores(predicted: Tensor, truth: Tensor) -> dict:
     """Every metric of one sequence. predicted (samples, T, 3, H, W), truth (T, 3, H, W), both with the given frame."""
     prediction = Prediction(predicted[:, 1:], truth[1:], score(predicted, truth).mean(dim=0))
-    return {key: column.function(prediction) for key, column in COLUMNS.items()}
+    return {key: column.function(prediction) for key, column in METRICS.items()}
 
 
 def average(rows: list[dict]) -> dict:
@@ -118,7 +118,7 @@ def average(rows: list[dict]) -> dict:
         return sum(known) / len(known) if known else None
 
     means = {}
-    for key, column in COLUMNS.items():
+    for key, column in METRICS.items():
         values = [row.get(key) for row in rows]
         if column.parts:
             parts = {part: mean([(value or {}).get(part) for value in values]) for part in column.parts}
@@ -157,19 +157,19 @@ def psnr_kaggle(predicted: list[Tensor], truth: list[Tensor]) -> dict[str, float
 
 
 def change(frames: Tensor) -> float | None:
-    """See COLUMNS; None for a single frame. frames: (…, T-1, 3, H, W) predicted."""
+    """See METRICS; None for a single frame. frames: (…, T-1, 3, H, W) predicted."""
     frames = to_float(frames).clamp(0, 1)
     return float(frames.diff(dim=-4).abs().mean() * 255) if frames.shape[-4] > 1 else None
 
 
 def change_ratio(prediction: Prediction) -> float | None:
-    """See COLUMNS."""
+    """See METRICS."""
     true_change = change(prediction.truth)
     return change(prediction.frames) / true_change if true_change else None
 
 
 def diversity(frames: Tensor) -> float | None:
-    """How much samples differ, see COLUMNS; None for a single prediction. frames: (samples, T, 3, H, W) predicted."""
+    """How much samples differ, see METRICS; None for a single prediction. frames: (samples, T, 3, H, W) predicted."""
     return float(to_float(frames).std(dim=0).mean() * 255) if len(frames) > 1 else None
 
 

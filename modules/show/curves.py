@@ -71,23 +71,23 @@ def save_figure(figure, path: Path) -> None:
 
 def draw_curves(runs: list[Run], folder: Path, kind: str = "png") -> list[Path]:
     """Write every figure that the runs have the numbers for: <folder>/<name>.<kind>. Returns the paths."""
-    return [path for name in FIGURES if (path := draw(name, runs, folder / f"{name}.{kind}"))]
+    return [path for name in FIGURES if (path := draw_figure(name, runs, folder / f"{name}.{kind}"))]
 
 
 def draw_training(history: list[dict], folder: Path) -> None:
     """The figures over the epochs, under the names that the Trainer gives them. history: the rows of metrics.csv."""
     run = Run("", folder, history, {}, None, None, {}, "")
     for file, name in OF_A_RUN.items():
-        draw(name, [run], folder / f"{file}.png")
+        draw_figure(name, [run], folder / f"{file}.png")
 
 
 def draw_scores(scores: dict[str, list[float]], path: Path, scored_on: str, train_vi_len: int | None = None) -> None:
     """PSNR per frame of one prediction. scores: sequence -> dB of frames 2, 3, …"""
     settings = {"train_vi_len": train_vi_len} if train_vi_len else {}
-    draw("psnr_per_frame", [Run("", path.parent, [], settings, None, None, scores, scored_on)], path)
+    draw_figure("psnr_per_frame", [Run("", path.parent, [], settings, None, None, scores, scored_on)], path)
 
 
-def draw(name: str, runs: list[Run], path: Path) -> Path | None:
+def draw_figure(name: str, runs: list[Run], path: Path) -> Path | None:
     """One of FIGURES; None where the runs have no numbers for it."""
     figure = FIGURES[name](runs)
     if figure is None:
@@ -130,7 +130,7 @@ def name_runs(figure, axis, runs: list[Run]) -> None:
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
 
 
-def draw_losses(runs: list[Run], scale: str):
+def plot_losses(runs: list[Run], scale: str):
     """Total loss, mse and kl under each other. On logarithmic axes, what is negative stays linear."""
     figure, axes = empty(4.6, rows=3)
     for axis, key, label in zip(axes, ("loss", "mse", "kl"), ("total loss", "mse", "KL (nats a frame)"), strict=True):
@@ -157,7 +157,7 @@ def draw_losses(runs: list[Run], scale: str):
     return figure
 
 
-def draw_column(runs: list[Run], key: str, label: str, title: str):
+def plot_column(runs: list[Run], key: str, label: str, title: str):
     """One column of metrics.csv over the epochs, from 0. None where no run has it."""
     if not any(len(column(run, key)[0]) for run in runs):
         return None
@@ -171,7 +171,7 @@ def draw_column(runs: list[Run], key: str, label: str, title: str):
     return figure
 
 
-def draw_tfr(runs: list[Run]):
+def plot_tfr(runs: list[Run]):
     """Teacher forcing ratio, thick, with the loss, thin, on a second axis: does the loss jump where the ratio falls?"""
     figure, (axis,) = empty()
     twin = axis.twinx()
@@ -188,7 +188,7 @@ def draw_tfr(runs: list[Run]):
     return figure
 
 
-def draw_validation(runs: list[Run]):
+def plot_validation(runs: list[Run]):
     """Mean PSNR of the full-length validation, the best epoch of each run marked. None where nothing was validated."""
     if not any(best_validation(run.history) for run in runs):
         return None
@@ -215,7 +215,7 @@ def frame_table(scores: dict[str, list[float]]) -> np.ndarray:
     return table
 
 
-def draw_frames(runs: list[Run]):
+def plot_frames(runs: list[Run]):
     """PSNR per frame: median over the sequences, a band from the lowest to the highest, the training clip's length."""
     if not any(run.scores for run in runs):
         return None
@@ -252,7 +252,7 @@ def draw_schedules(rows: list[dict[str, float]], folder: Path) -> list[str]:
     """The schedules of a run that has not started, a figure each. rows: a dict per epoch. Returns the files' names."""
     plan = Run("plan", folder, rows, {}, None, None, {}, "")
     for key, words in SCHEDULES.items():
-        save_figure(draw_column([plan], key, *words), folder / f"{key}.png")
+        save_figure(plot_column([plan], key, *words), folder / f"{key}.png")
     return [f"{key}.png" for key in SCHEDULES]
 
 
@@ -265,11 +265,11 @@ SCHEDULES = {  # column of metrics.csv -> label and title of its figure
 
 
 FIGURES = {  # name -> function of the runs that returns a figure, or None without numbers for it
-    "loss_linear": lambda runs: draw_losses(runs, "linear"),
-    "loss_log": lambda runs: draw_losses(runs, "log"),
-    **{key: functools.partial(draw_column, key=key, label=label, title=title)
+    "loss_linear": lambda runs: plot_losses(runs, "linear"),
+    "loss_log": lambda runs: plot_losses(runs, "log"),
+    **{key: functools.partial(plot_column, key=key, label=label, title=title)
        for key, (label, title) in SCHEDULES.items()},
-    "tfr": draw_tfr,
-    "val_psnr": draw_validation,
-    "psnr_per_frame": draw_frames,
+    "tfr": plot_tfr,
+    "val_psnr": plot_validation,
+    "psnr_per_frame": plot_frames,
 }

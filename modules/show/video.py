@@ -1,9 +1,6 @@
-"""Moving pictures: GIF and MP4 files of (T, H, W, 3) uint8 frames. Numbers in, files out; nothing here needs torch."""
+"""GIF and MP4 files of (T, H, W, 3) uint8 frames. Nothing here needs torch."""
 
 import io
-import itertools
-import os
-import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +14,12 @@ TOGETHER = 1 << 17  # pixels whose palettes are found at once: 64 frames of 32x6
 # a pixel or colour as one number that sorts by its highest byte: a channel to sort by, red, green, blue, its place
 RED_GREEN_BLUE, PLACES = np.array([48, 40, 32], np.uint64), np.uint64(0xFFFFFFFF)
 FRAMES_PER_SECOND = 20
+# crf 18: no visible loss. neighbor: colours keep the sharp edges of magnified pixels
+ENCODING = {
+    "codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "quality": None, "ffmpeg_log_level": "quiet",
+    "output_params": ["-sws_flags", "neighbor", "-crf", "18", "-preset", "ultrafast", "-tune", "animation",
+                      "-threads", "1"],
+}
 
 
 def save_gif(path: Path, images: np.ndarray, frames_per_second: float = FRAMES_PER_SECOND) -> None:
@@ -103,56 +106,24 @@ def group_colors(colors: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def save_mp4(path: Path, images: Iterable[np.ndarray], frames_per_second: float = FRAMES_PER_SECOND) -> str:
-    """Write uint8 images with even sides as H.264. Returns why there is no file, or nothing.
+    """Write (height, width, 3) uint8 images with even sides as H.264. Returns why there is no file, or nothing.
 
-    They are (height, width, 3) or, as H.264 stores them, planes of yuv420p, (height * 3 / 2, width). The film is
-    counted before it is moved into place: ffmpeg may fail, and a full disk may cut it off.
+    Its duration is checked before it is moved into place: ffmpeg may fail, or a full disk may cut it off.
     """
     try:
-        import imageio_ffmpeg
+        import imageio.v2 as imageio
 
         with tempfile.TemporaryDirectory() as folder:
-            film = Path(folder) / "film.mp4"
-            ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-            written, found = encode(ffmpeg, film, images, frames_per_second), count_frames(ffmpeg, film)
-            if found != written:
-                return f"{path.name} is not written: it has {found} frames instead of {written}"
-            write_bytes(path, film.read_bytes())
-    except (ImportError, RuntimeError, OSError, ValueError) as error:
+            video, count = Path(folder) / "video.mp4", 0
+            with imageio.get_writer(video, "ffmpeg", fps=frames_per_second, **ENCODING) as writer:
+                for image in images:
+                    writer.append_data(image)
+                    count += 1
+            with imageio.get_reader(video, "ffmpeg") as reader:
+                seconds, expected = reader.get_meta_data()["duration"], count / frames_per_second
+            if abs(seconds - expected) > 0.01:  # ffmpeg prints hundredths
+                return f"{path.name} is not written: it lasts {seconds:.2f} s instead of {expected:.2f} s"
+            write_bytes(path, video.read_bytes())
+    except (ImportError, RuntimeError, OSError, ValueError, IndexError) as error:
         return f"{path.name} is not written: no working ffmpeg ({' '.join(str(error).split())[:100]})"
     return ""
-
-
-def encode(ffmpeg: str, film: Path, images: Iterable[np.ndarray], frames_per_second: float) -> int:
-    """Run ffmpeg on the images; the number of them. OSError with its last words where it fails."""
-    images = iter(images)
-    first = next(images)
-    layout, height, width = "rgb24", *first.shape[:2]
-    if first.ndim == 2:
-        layout, height = "yuv420p", height * 2 // 3
-    command = [ffmpeg, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", layout, "-s", f"{width}x{height}",
-               "-r", str(frames_per_second), "-i", "-", "-sws_flags", "neighbor", "-pix_fmt", "yuv420p",
-               "-c:v", "libx264", "-crf", "18", "-preset", "ultrafast", "-tune", "animation", "-threads", "1",
-               str(film)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        written = 0
-        try:
-            for image in itertools.chain([first], images):
-                process.stdin.write(np.ascontiguousarray(image))
-                written += 1
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # it says why below
-        words = process.stderr.read().decode(errors="replace").strip().splitlines()
-        if process.wait():
-            raise OSError(words[-1] if words else f"it ended with code {process.returncode}")
-    return written
-
-
-def count_frames(ffmpeg: str, film: Path) -> int:
-    """Frames that a film's container holds; 0 where it cannot be opened. None is decoded: that would take a quarter of
-    the time that the film took."""
-    command = [ffmpeg, "-loglevel", "error", "-i", str(film), "-map", "0:v:0", "-c", "copy", "-f", "null", "-nostats",
-               "-progress", "pipe:1", os.devnull]
-    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).stdout
-    return max((int(line[6:]) for line in said.splitlines() if line.startswith(b"frame=")), default=0)
