@@ -1,0 +1,276 @@
+"""Compare recipes of training: train and test every recipe with every seed, then write tables and overlaid curves.
+
+    python scripts/study.py kl --DR LAB4_Dataset --save_root runs/kl --seeds 0 1 2
+    python scripts/study.py own --recipe slow="--lr 1e-3" --recipe fast="--lr 5e-3" --DR DATA --save_root runs/lr
+    python scripts/study.py latent runs/a/best.ckpt runs/b/best.ckpt --DR DATA --save_root runs/latent
+
+A recipe is a named set of Trainer.py's flags. Other flags are given to Trainer.py for every recipe (--num_epoch 5,
+--device cpu, …). The same command again resumes. The runs are written to <save_root>/<recipe>/seed<k>; the tables psnr,
+cost and latent (Markdown and CSV), the overlaid curves and two figures, time.png and variety.png, to <save_root>.
+"""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dataloader import Dataset_Dance
+from modules.device import pick_device, pick_precision
+from modules.files import read_json, to_csv, to_markdown, write_json, write_text
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
+from modules.options import parse_trainer
+from modules.runtime import InputError, run_program
+from modules.score.latent import latent_use
+from modules.show.curves import COLORS, draw_curves, new_figure, save_figure
+from modules.show.runs import Run, read_run
+
+
+class Study(NamedTuple):
+    """What is compared."""
+
+    help: str
+    flags: str  # of every recipe; flags on the command line win
+    recipes: dict[str, str]  # name -> flags
+    report: dict[str, float] = {}  # recipe -> dB, the report's average over its test sequences
+
+
+STUDIES = {
+    "kl": Study(
+        "settings of the KL weight under the report's protocol; --preset chooses another", "--preset report",
+        {kind: f"--kl_anneal_type {kind}" for kind in ("Cyclical", "Monotonic", "None", "Constant")},
+        {"Cyclical": 21.535, "Monotonic": 21.488, "None": 22.648},
+    ),
+    "sizes": Study(
+        "frame sizes in pixels; the images of --DR should be as large as the largest",
+        "--num_epoch 16 --epoch_steps 250 --val_every 8 --pictures none",
+        {f"{height}x{width}": f"--frame_H {height} --frame_W {width}"
+         for height, width in ((32, 64), (64, 64), (64, 128), (128, 256))},
+    ),
+    "to_score": Study(
+        "the score after a number of steps, with schedules made for that length",
+        "--num_epoch 1 --pictures none",
+        {"60": "--epoch_steps 60", "120": "--epoch_steps 120", "250": "--epoch_steps 250", "620": "--epoch_steps 620",
+         "1400_of_32": "--epoch_steps 1400 --batch_size 32 --lr 7e-3 --warmup_steps 25"},
+    ),
+    "own": Study("only recipes given with --recipe", "", {}),
+}
+LATENT = {  # of `latent_use`: key -> column; PSNR in dB, changes in levels of 255
+    "kl": "KL, nats a frame", "active": "active units", "units": "latent units", "psnr_posterior": "posterior's mean",
+    "psnr_prior": "prior's mean", "gain": "gain", "psnr_sample": "mean sample", "psnr_best_sample": "best sample",
+    "diversity": "diversity", "change_sample": "change of a sample", "change_truth": "of the truth",
+    "kl_per_dimension": "KL per channel",
+}
+FREE = ("save_root", "DR", "device", "num_workers", "cache_dir", "pictures")  # flags that may differ between runs
+DIGITS = {"active units": 0, "latent units": 0, "KL, nats a frame": 1, "training, frames/s": 0, "training, s": 1,
+          "with validation, s": 1, "prediction, frames/s": 0}  # digits after the point of table columns; 2 in others
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "study.py", description=__doc__.splitlines()[0], allow_abbrev=False,
+        epilog="Other flags are given to Trainer.py. " + "; ".join(f"{k}: {s.help}" for k, s in STUDIES.items()) + ".",
+    )
+    parser.add_argument("study", choices=(*STUDIES, "latent"), help="latent: only measure z of checkpoints")
+    parser.add_argument("checkpoints", nargs="*", metavar="CKPT", help="after latent: what to measure")
+    parser.add_argument("--DR", required=True, help="data set: the folder that holds train/, val/ and test/")
+    parser.add_argument("--save_root", required=True, help="folder of the study")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per recipe and seed (default: 0)")
+    parser.add_argument("--recipe", action="append", default=[], metavar='NAME="FLAGS"', help="add a recipe")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="leave out the other recipes")
+    args, others = parser.parse_known_args()
+    root = Path(args.save_root)
+    if (args.study == "latent") != bool(args.checkpoints):
+        raise InputError("expected checkpoints after latent, and only there")
+    if args.checkpoints:
+        flags = parse_trainer(["--DR", args.DR, "--save_root", args.save_root, *others])
+        return write_latent(root, {path: [measure_latent(Path(path), flags)] for path in args.checkpoints})
+    study, runs = STUDIES[args.study], {}
+    recipes = study.recipes | dict(map(parse_recipe, args.recipe))
+    chosen = args.only or list(recipes)
+    if not chosen or not set(chosen) <= set(recipes):
+        raise InputError(f"recipes {', '.join(chosen) or 'none'}: expected some of {', '.join(recipes) or '--recipe'}")
+    for seed in args.seeds:  # seed after seed, so that a study cut short still compares all recipes
+        for name in chosen:
+            place = ["--DR", args.DR, "--save_root", str(root / name / f"seed{seed}")]
+            own = [*shlex.split(recipes[name]), "--seed", str(seed)]
+            runs[name, seed] = check_run([*shlex.split(study.flags), *place], others, own)
+    for (name, seed), (flags, settings) in runs.items():
+        train_and_test(f"{name}, seed {seed}", flags, settings)
+    folders = {name: [root / name / f"seed{seed}" for seed in args.seeds] for name in chosen}
+    write_results(root, {name: [read_run(folder) for folder in seeds] for name, seeds in folders.items()}, study.report)
+
+
+def parse_recipe(text: str) -> tuple[str, str]:
+    """NAME=FLAGS as (name, flags)."""
+    name, equals, flags = text.partition("=")
+    if not equals or not re.fullmatch(r"\w[\w.+-]*", name):
+        raise InputError(f'--recipe {text}: expected NAME="FLAGS", with a name of letters, digits, dots and dashes')
+    return name, flags
+
+
+def check_run(common: list[str], others: list[str], own: list[str]) -> tuple[list[str], argparse.Namespace]:
+    """The flags of a run: as a command line, and parsed. InputError if the command line sets what the study varies, or
+    if the folder holds a run with other flags, which cannot be compared."""
+    flags = [*common, *others, *own]
+    args, swapped = parse_trainer(flags), parse_trainer([*common, *own, *others])
+    if varied := [name for name, value in vars(swapped).items() if vars(args)[name] != value]:
+        raise InputError(f"--{varied[0]}: the study varies it; expected --seeds, or another --recipe")
+    folder = Path(args.save_root)
+    known = read_run(folder).settings if (folder / "metrics.csv").is_file() else {}
+    for name, value in vars(args).items():
+        if name in known and known[name] != value and name not in FREE:
+            raise InputError(f"{folder}: trained with --{name} {known[name]}, this study has {value}; expected the "
+                             "same flags, or another --save_root")
+    return flags, args
+
+
+def train_and_test(title: str, flags: list[str], args: argparse.Namespace) -> None:
+    """Train and test one run, or what is left of it."""
+    folder = Path(args.save_root)
+    done = len(read_run(folder).history) if (folder / "metrics.csv").is_file() else 0
+    best, scores, latent = folder / "best.ckpt", folder / "test" / "metrics.json", folder / "latent.json"
+    if done < args.num_epoch:
+        print(f"== {title}: training, {done} of {args.num_epoch} epochs are done ==", flush=True)
+        call("Trainer.py", *flags)
+    if not is_newer(scores, best):
+        print(f"== {title}: testing ==", flush=True)
+        names = ("device", "precision", "num_workers", "cache_dir", "pictures")
+        machine = [f"--{name}={vars(args)[name]}" for name in names if vars(args)[name] is not None]
+        call("Tester.py", "--DR", args.DR, "--save_root", folder / "test", "--ckpt_path", best, *machine)
+    if not is_newer(latent, best):
+        write_json(latent, measure_latent(best, args))
+
+
+def is_newer(path: Path, other: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime >= other.stat().st_mtime
+
+
+def call(program: str, *arguments) -> None:
+    """Run one of the two programs; its own error stands above ours."""
+    code = subprocess.run([sys.executable, str(ROOT / program), *map(str, arguments)]).returncode
+    if code:
+        raise InputError(f"{program} ended with code {code}, see above; the same command again resumes from here")
+
+
+def measure_latent(checkpoint: Path, args: argparse.Namespace) -> dict:
+    """`latent_use` of a checkpoint on the first validation sequence."""
+    model, size = model_from_checkpoint(load_checkpoint(checkpoint), checkpoint)
+    data = Dataset_Dance(args.DR, "val", *size, val_vi_len=args.val_vi_len, cache_dir=args.cache_dir)
+    device = pick_device(args.device)
+    use = latent_use(model.to(device), data.sequences[0], pick_precision(args.precision, device))
+    return use | {"parameters": sum(p.numel() for p in model.parameters())}
+
+
+def write_results(root: Path, runs: dict[str, list[Run]], report: dict[str, float]) -> None:
+    """All tables and figures. runs: recipe -> its runs, one per seed; report: see Study."""
+    uses = {name: [read_json(run.folder / "latent.json") for run in seeds] for name, seeds in runs.items()}
+    scores = {name: list(map(score_columns, seeds)) for name, seeds in runs.items()}
+    costs = {name: list(map(cost_columns, seeds, uses[name])) for name, seeds in runs.items()}
+    table = make_table(scores)
+    if report:
+        table = [[*row, f"{report[row[0]]:.3f}" if row[0] in report else ""] for row in table]
+        table[0][-1] = "the report's average"
+    write_table(root / "psnr", table)
+    write_table(root / "cost", make_table(costs))
+    write_latent(root, uses)
+    print("PSNR in dB with z the prior's mean; mean ± standard deviation over the seeds.")
+    times = {name: [(cost["training, s"], score["validation"])
+                    for cost, score in zip(costs[name], scores[name], strict=True) if cost["training, s"]]
+             for name in runs}
+    draw_dots(times, "seconds of training", "validation PSNR (dB)", "Score over time", root / "time.png")
+    for path in draw_curves([mean_run(name, seeds) for name, seeds in runs.items()], root / "curves"):
+        print(f"Wrote {path}")
+
+
+def write_latent(root: Path, uses: dict[str, list[dict]]) -> None:
+    """The table of `latent_use` for every recipe or checkpoint, and the figure: score over variety."""
+    columns = {name: [{LATENT[key]: use[key] for key in LATENT} for use in seeds] for name, seeds in uses.items()}
+    write_table(root / "latent", make_table(columns))
+    points = {name: [(use["diversity"], use[key]) for use in seeds for key in ("psnr_prior", "psnr_sample")]
+              for name, seeds in uses.items()}
+    draw_dots(points, "diversity of samples (levels of 255)", "PSNR (dB)", "z: the prior's mean above its samples",
+              root / "variety.png")
+
+
+def score_columns(run: Run) -> dict[str, float | None]:
+    """PSNR in dB of the Tester's sequences with true frames and of the validation; nan where the model diverged."""
+    scored = [s for s in run.test["sequences"] if s["psnr_per_frame"] is not None]
+    if not scored:
+        raise InputError(f"{run.test_folder}: no scores; the study needs the true frames of the test sequences")
+    psnr = {f"sequence {s['name']}": float("nan") if s["psnr"] is None else s["psnr"] for s in scored}
+    nearest = [s.get("baselines", {}).get("nearest_pose", {}).get("psnr") for s in scored]
+    return psnr | {
+        "average": float(np.mean(list(psnr.values()))), "nearest pose": None if None in nearest else np.mean(nearest),
+        "validation": max((row["val_psnr"] for row in run.history if row["val_psnr"] is not None), default=None),
+    }
+
+
+def cost_columns(run: Run, use: dict) -> dict[str, float | None]:
+    """Size and speed. Seconds of training alone are known for runs with --epoch_steps."""
+    flags, rates = run.settings, [row["frames_per_second"] for row in run.history]
+    frames = (flags["epoch_steps"] or 0) * flags["batch_size"] * (flags["train_vi_len"] - 1)  # predicted in an epoch
+    predicted = sum(s["frames"] - 1 for s in run.test["sequences"])
+    return {
+        "parameters, M": use["parameters"] / 1e6, "training, s": sum(frames / rate for rate in rates) or None,
+        "with validation, s": sum(row["seconds"] for row in run.history), "training, frames/s": np.mean(rates),
+        "prediction, frames/s": predicted / run.test["seconds"],
+    }
+
+
+def make_table(measured: dict[str, list[dict]]) -> list[list[str]]:
+    """Header and a row per recipe. measured: recipe -> the columns of each of its runs."""
+    names = list(next(iter(measured.values()))[0])
+    return [["recipe", *names, "seeds"], *(
+        [recipe, *(cell([seed[name] for seed in seeds], DIGITS.get(name, 2)) for name in names), str(len(seeds))]
+        for recipe, seeds in measured.items())]
+
+
+def cell(values: list, digits: int = 2) -> str:
+    """"mean ± sample standard deviation"; the mean alone of lists or of one value; empty where a value is unknown."""
+    if None in values:
+        return ""
+    if isinstance(values[0], list):
+        return " ".join(f"{value:.3g}" for value in np.mean(values, axis=0))
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def write_table(path: Path, rows: list[list[str]]) -> None:
+    """PATH.md, PATH.csv, and the table on stdout."""
+    for ending, text in ((".md", to_markdown(rows)), (".csv", to_csv(rows))):
+        write_text(path.with_name(path.name + ending), text)
+    print(f"\n{to_markdown(rows)}")
+
+
+def mean_run(name: str, runs: list[Run]) -> Run:
+    """The seeds of one recipe as one run for the curves: means over the seeds, the test scores of all seeds."""
+    history = []
+    for rows in zip(*(run.history for run in runs), strict=False):  # as many epochs as all seeds have
+        known = {key: [row[key] for row in rows if row.get(key) is not None] for key in rows[0]}
+        history.append({key: float(np.mean(values)) if values else None for key, values in known.items()})
+    scores = {f"{i}/{key}": values for i, run in enumerate(runs) for key, values in run.scores.items()}
+    return runs[0]._replace(name=name if len(runs) == 1 else f"{name}, {len(runs)} seeds", history=history,
+                            scores=scores)
+
+
+def draw_dots(points: dict[str, list[tuple[float, float]]], xlabel: str, ylabel: str, title: str, path: Path) -> None:
+    """The points (x, y) of every recipe in one colour."""
+    figure, (axis,) = new_figure(size=(5, 3))
+    for i, (name, pairs) in enumerate(points.items()):
+        x, y = np.reshape(pairs, (-1, 2)).T
+        axis.plot(x, y, "o", color=COLORS[i % len(COLORS)], markersize=4, label=name)
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    figure.legend(frameon=False, loc="outside right upper", fontsize=7)
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    run_program(main)
