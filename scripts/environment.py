@@ -1,7 +1,6 @@
-"""What demo.py and test.py stand on: a virtual environment, and programs that run in it. Standard library only.
+"""The virtual environment of demo.py and test.py, and programs that run in it. Standard library only.
 
-VENV=path reuses or makes the environment there; the default is .venv. PYTHON names the interpreter to make it with; the
-default is the one that runs this.
+VENV=path names the environment (default: .venv), PYTHON the interpreter that makes it (default: the one running this).
 """
 
 import os
@@ -12,11 +11,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may hold what a console does not know
+sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may have letters that a console lacks
 
 
-def from_here(path):
-    """A path as it was given, in full: programs run in the project's folder."""
+def full_path(path):
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
@@ -26,46 +24,36 @@ def fail(message):
 
 
 def make_environment(*packages):
-    """The environment's python, with requirements.txt and the named packages installed."""
+    """Install requirements.txt and the packages into the environment. Returns the path of its python."""
     python = os.environ.get("PYTHON") or sys.executable
-    folder = from_here(os.environ["VENV"]) if os.environ.get("VENV") else ROOT / ".venv"
+    folder = full_path(os.environ["VENV"]) if os.environ.get("VENV") else ROOT / ".venv"
     inside = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not inside.exists():
-        check = "import sys; sys.exit(sys.version_info < (3, 10))"
-        try:
-            old = subprocess.call([python, "-c", check])
-        except OSError as error:
-            fail(f"PYTHON {python}: {error.strerror}")
-        if old:
+        if not shutil.which(python):
+            fail(f"PYTHON {python}: no program of this name was found")
+        if subprocess.call([python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]):
             fail("Python 3.10 or newer is needed (PYTHON=path names one)")
         print(f"Making the virtual environment {folder}", flush=True)
-        new = not folder.exists()
+        is_new = not folder.exists()
         if subprocess.call([python, "-m", "venv", str(folder)]):
-            if new:  # without pip it would be of no use the next time
+            if is_new:  # an environment without pip could not be used next time
                 shutil.rmtree(str(folder), ignore_errors=True)
-            fail(f"{folder} could not be made; VENV=path names an environment that there is")
-    quiet = ["--quiet", "--disable-pip-version-check"]
-    call(inside, "-m", "pip", "install", *quiet, "-r", "requirements.txt", *packages)
+            fail(f"{folder} could not be made; VENV=path names an existing environment")
+    call(inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt", *packages)
     return inside
 
 
 def call(*command):
-    """Run a command in the project's folder; where it fails, end with its exit code.
+    """Run a command in the project's folder, pass signals to end on to it, exit with its code if it fails."""
+    process = subprocess.Popen([str(word) for word in command], cwd=str(ROOT))
 
-    A signal to end is the command's: it saves, and this waits for it. Ctrl-C reaches both without help.
-    """
-    process, handlers = subprocess.Popen([str(word) for word in command], cwd=str(ROOT)), {}
-
-    def hand_on(number, _frame):
-        if number != signal.SIGINT:
+    def pass_on(number, _frame):
+        if number != signal.SIGINT:  # Ctrl-C reaches the command without help
             process.send_signal(number)
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number and signal.getsignal(number) != signal.SIG_IGN:
-            handlers[number] = signal.signal(number, hand_on)
+    for number in {getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")} - {None}:  # Windows: two
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, pass_on)
     code = process.wait()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     if code:
         sys.exit(code if code > 0 else 128 - code)

@@ -1,4 +1,4 @@
-"""The README and docs/: what they name exists, what they quote is the code, the commands in them are taken."""
+"""README and docs/: files that they name exist, commands in them are taken, and code that they quote is the code."""
 
 import importlib.util
 import re
@@ -9,57 +9,61 @@ from conftest import ROOT
 
 from modules.options import parse_tester, parse_trainer
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]}
+README, LOG = PAGES[ROOT / "README.md"], ROOT / "docs/experiments.md"  # the log names scripts of its time
 PROGRAMS = {"Trainer.py": parse_trainer, "Tester.py": parse_tester}
+COMMAND = r"^(?:!|torchrun .*|python3? )?({}) (--.*)$".format("|".join(PROGRAMS))
 
 
 def commands():
-    """Every command line of Trainer.py and Tester.py in a bash block: the program's name and its arguments."""
-    found = []
+    """Every command line of the two programs in a block of code: the program and its arguments."""
     for text in PAGES.values():
         for block in re.findall(r"```bash\n(.*?)```", text, re.S):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                for i, word in enumerate(words):
-                    if word in PROGRAMS:
-                        found.append((word, words[i + 1 :]))
-    return found
+            for program, words in re.findall(COMMAND, block.replace("\\\n", " "), re.M):
+                yield program, shlex.split(words, comments=True)
+
+
+def headings(page):
+    """The names by which a link reaches the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", PAGES[page], re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_named_files_exist(page):
-    for path in re.findall(r"\]\((?!http)([^)#]+)", PAGES[page]):
-        assert (page.parent / path).exists(), path
+def test_links_and_scripts_exist(page):
+    for path, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", PAGES[page]):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in headings(target), f"{path}#{anchor}"
     for path in re.findall(r"(?:bash|python3?) ([\w/]+\.(?:py|sh))", PAGES[page]):
-        assert (ROOT / path).exists(), path
+        assert page == LOG or (ROOT / path).exists(), path
 
 
-def test_every_file_has_its_line():
-    paths = [path for folder in ("modules", "scripts") for path in ROOT.glob(f"{folder}/**/*.py")]
-    files = [path.relative_to(ROOT).as_posix() for path in paths if path.stat().st_size]  # but empty __init__.py
-    named = re.findall(r"^((?:modules|scripts)/[\w/]+\.py)  +\S", README, re.M)
-    assert sorted(named) == sorted(files)
+def test_pages_are_few_and_the_first_is_short():
+    assert len(README.splitlines()) <= 180 and len(PAGES) - 1 <= 8
+    assert (ROOT / "docs/images/dancer.gif").stat().st_size <= 3e6
+    assert not [page for page, text in PAGES.items() if "TODO" in text]
 
 
-def test_a_front_page_is_short_and_finished():
-    assert len(README.splitlines()) <= 200
-    assert "TODO" not in README
+def test_folders_of_the_front_page_are_those_of_the_project():
+    named = set(re.findall(r"^(\w+/(?:\w+/)?) ", README, re.M))
+    folders = {f"{path.relative_to(ROOT).as_posix()}/" for path in ROOT.glob("modules/*/") if any(path.glob("*.py"))}
+    assert named == {"modules/", "scripts/", "tests/", "docs/", *folders}
 
 
-@pytest.mark.parametrize("program, arguments", commands())
+@pytest.mark.parametrize("program, arguments", list(commands()))
 def test_commands_are_taken(program, arguments):
     PROGRAMS[program](arguments)
 
 
 def test_quoted_step_is_the_code():
-    lines = iter([line.strip() for line in (ROOT / "Trainer.py").read_text(encoding="utf-8").splitlines()])
+    code = iter([line.strip() for line in (ROOT / "Trainer.py").read_text(encoding="utf-8").splitlines()])
     quoted = re.search(r"```python\n(.*?)```", README, re.S).group(1).splitlines()
-    assert not [line for line in quoted if line.strip() not in lines]  # `in` moves on in lines: the order counts too
+    assert not [line for line in quoted if line.strip() not in code]  # `in` moves on in the code: order counts too
 
 
 def test_page_of_flags_is_what_the_script_writes():
-    spec = importlib.util.spec_from_file_location("flags", ROOT / "scripts" / "flags.py")
+    spec = importlib.util.spec_from_file_location("flags", ROOT / "scripts/flags.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert (ROOT / "docs/flags.md").read_text(encoding="utf-8") == script.markdown(), "run scripts/flags.py"
