@@ -97,7 +97,7 @@ def read_json(path: Path) -> Any:
     """A JSON file; InputError where it is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
 
 

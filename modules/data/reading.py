@@ -56,9 +56,10 @@ def differ(own: Reading, reading: Reading) -> bool:
 
 
 def read_image(
-    path: Path, height: int, width: int, wanted: dict[Path, Reading] | None = None, reading: Reading | None = None
+    path: Path, height: int | None = None, width: int | None = None, wanted: dict[Path, Reading] | None = None,
+    reading: Reading | None = None
 ) -> np.ndarray:
-    """One picture as (3, height, width) uint8 RGB, resized with PIL's antialiased bilinear filter.
+    """One picture as (3, height, width) uint8 RGB, resized with PIL's antialiased bilinear filter; None: its own size.
 
     reading: as its list agreed; None: as it wants itself. What it wants is noted in `wanted`, if it is not plain.
     """
@@ -73,7 +74,7 @@ def read_image(
             turn = orientation(picture)
         if turn in TURNS:
             rgb = rgb.transpose(TURNS[turn])
-        rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+        rgb = rgb.resize((width or rgb.width, height or rgb.height), Image.Resampling.BILINEAR)
     except InputError:
         raise
     except UnidentifiedImageError:

@@ -1,8 +1,8 @@
-"""Make one person's keypoints fit another dancer and his camera, as in "Everybody Dance Now" (Chan et al. 2019).
+"""Fit one person's keypoints to another dancer and camera, as in "Everybody Dance Now" (Chan et al. 2019).
 
-Over a whole clip it is measured where a person stands and how tall he is there, from ankles and head; the other's
-joints are then moved and scaled, all alike, so that both agree. Over a flat floor the ratio of two people's heights in
-the picture hardly depends on how far away they stand, so one number does where the paper has two, for near and for far.
+Ankles and head of a whole clip tell where a person stands and how tall they are there; all joints of the source are
+moved and scaled alike until both agree with the target's. On a flat floor the ratio of two people's heights in an image
+hardly depends on their distance, so one scale does where the paper has two, for near and far.
 Arrays: T frames, J joints (x, y, confidence) in pixels.
 """
 
@@ -20,11 +20,11 @@ FEWEST_FRAMES = 2
 
 
 class Standing(NamedTuple):
-    """Where somebody stands and how tall he is there, over a clip, in pixels."""
+    """Where a person stands in a clip and how tall they are there, in pixels."""
 
-    across: float  # where his hips are on average
-    floor: float  # where his lower ankle is on average
-    height: float  # from there to the head, when he stands upright
+    across: float  # mean position of the hips
+    floor: float  # mean position of the lower ankle
+    height: float  # from there to the head, standing upright
 
 
 def find_standing(joints: np.ndarray, min_confidence: float, whose: str) -> Standing:
@@ -33,7 +33,7 @@ def find_standing(joints: np.ndarray, min_confidence: float, whose: str) -> Stan
     usable = ~(np.isnan(y[:, ANKLES]).any(axis=1) | np.isnan(y[:, HEAD]).all(axis=1) | np.isnan(x[:, HIPS]).any(axis=1))
     if usable.sum() < FEWEST_FRAMES:
         raise InputError(f"{whose}: {usable.sum()} frames show both ankles, both hips and the head; expected "
-                         f"{FEWEST_FRAMES} or more, to see his height and the floor (--no_fit does without)")
+                         f"{FEWEST_FRAMES} or more, to measure the height and the floor (--no_fit does without)")
     x, y = x[usable], y[usable]
     floors, heads = y[:, ANKLES].max(axis=1), np.nanmean(y[:, HEAD], axis=1)
     across, floor = middle(x[:, HIPS].mean(axis=1)), middle(floors)
@@ -42,13 +42,13 @@ def find_standing(joints: np.ndarray, min_confidence: float, whose: str) -> Stan
 
 
 def middle(values: np.ndarray) -> float:
-    """The mean without the farthest twentieth on either side, where a detector may have erred."""
+    """The mean without the outer 5 % on either side, where a detector may have erred."""
     low, high = np.quantile(values, [0.05, 0.95])
     return float(values[(values >= low) & (values <= high)].mean())
 
 
 def fit_to(joints: np.ndarray, source: Standing, target: Standing) -> np.ndarray:
-    """Joints (T, J, 3) of one who stands as `source`, as if it were `target`. Left stays left."""
+    """Joints (T, J, 3) of a person who stands as `source`, moved to stand as `target`. Left stays left."""
     scale = target.height / max(source.height, 1e-6)
     fitted = joints.copy()
     fitted[..., 0] = target.across + scale * (joints[..., 0] - source.across)

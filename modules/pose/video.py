@@ -1,12 +1,12 @@
-"""A film, read by ffmpeg or from a folder of pictures: how many frames, when, how large, and the frames themselves.
+"""A video, read by ffmpeg or from a folder of images: the times of its frames, their size, and the frames.
 
-ffmpeg turns frames as the camera's rotation says, and gives every coded frame once with its time, whatever the rate.
+ffmpeg rotates frames as the camera says and gives every coded frame once, whatever the rate. imageio's ffmpeg reads the
+frames; it does not tell their times, so these come from ffmpeg's own listing of frames, framecrc.
 """
 
-import itertools
+import logging
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +16,19 @@ import numpy as np
 from PIL import Image
 
 from modules.data.pairing import find_clips, frame_number, list_images
+from modules.data.reading import read_image
 from modules.runtime import InputError
 
-FOLDER_RATE = 30.0  # frames a second of a folder of pictures, which has no times
-UNEVEN = 0.25  # of a frame's time: more than that off, and the rate is a variable one
+FOLDER_RATE = 30.0  # frames a second of a folder of images, which has no times
+UNEVEN = 0.25  # a step between two frames that is this share off the median makes a variable rate
+LOCAL = ["-protocol_whitelist", "file,crypto"]  # a file that refers to the net gets nothing
+EACH_FRAME = ["-map", "0:v:0", "-fps_mode", "passthrough"]  # of the first video stream, none repeated or dropped
+logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # else it warns of every rotated video
 
 
-class Film(NamedTuple):
+class Video(NamedTuple):
     path: Path
-    files: list[Path] | None  # of a folder
+    files: list[Path] | None  # the images of a folder
     height: int  # pixels, as it is shown
     width: int
     times: np.ndarray  # (N) seconds from the first frame on
@@ -38,105 +42,80 @@ class Film(NamedTuple):
     @property
     def uneven(self) -> bool:
         """Whether the rate is a variable one."""
-        steps = np.diff(self.times) * self.rate
-        return bool((np.abs(steps - 1) > UNEVEN).any())
+        return bool((np.abs(np.diff(self.times) * self.rate - 1) > UNEVEN).any())
 
 
-def open_film(path: Path) -> Film:
-    """Find out what there is. InputError for what is no film."""
+def open_video(path: Path) -> Video:
+    """Find the size and the times of all frames. InputError for what is no video."""
     if path.is_dir():
         files = list_images(path)
-        with open_picture(files[0]) as first:
-            width, height = first.size
+        _, height, width = read_image(files[0]).shape
         begins = [begin for begin, _ in find_clips([frame_number(file) for file in files])]
-        film = Film(path, files, height, width, np.arange(len(files)) / FOLDER_RATE, frozenset(begins[1:]))
+        video = Video(path, files, height, width, np.arange(len(files)) / FOLDER_RATE, frozenset(begins[1:]))
     elif path.is_file():
-        film = probe(path)
+        video = probe(path)
     else:
-        raise InputError(f"{path}: not found; expected a video or a folder of pictures")
-    if len(film.times) < 2:
-        raise InputError(f"{path}: {len(film.times)} frame; expected a film")
-    return film
+        raise InputError(f"{path}: not found; expected a video or a folder of images")
+    if len(video.times) < 2:
+        raise InputError(f"{path}: {len(video.times)} frame; expected a video")
+    return video
 
 
-def open_picture(path: Path) -> Image.Image:
+def probe(path: Path) -> Video:
+    """Decode once for the size and the times of all frames."""
     try:
-        return Image.open(path, formats=("PNG", "JPEG")).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable picture ({error!s:.200}); expected a PNG or JPEG") from None
-
-
-def ffmpeg(path: Path, *options: str) -> list[str]:
-    """The command that decodes every frame of the first video stream once. Files that refer to the net get nothing."""
-    try:
-        program = imageio_ffmpeg.get_ffmpeg_exe()
+        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise InputError(f"no ffmpeg to read {path} with ({error!s:.100}); pip install imageio-ffmpeg") from None
-    return [program, "-hide_banner", "-nostdin", "-protocol_whitelist", "file,crypto", "-i", f"file:{path.resolve()}",
-            "-map", "0:v:0", "-fps_mode", "passthrough", *options]
-
-
-def probe(path: Path) -> Film:
-    """Decode once for the sizes and times of all frames."""
-    done = subprocess.run(ffmpeg(path, "-vf", "showinfo", "-f", "null", "-"), capture_output=True)
-    text = done.stderr.decode("utf-8", "replace")
-    if "Input #0" not in text:
-        raise InputError(f"{path}: not a video that ffmpeg can read ({reason(text)})")
-    if not re.search(r"Stream #0:\d+.*: Video:", text):
-        raise InputError(f"{path}: has no picture, only sound or other data; expected a video")
-    base = re.search(r"config in time_base: (\d+)/(\d+)", text)
-    frames = re.findall(r"n: *\d+ pts: *(\S+) .*? s:(\d+)x(\d+) ", text)
-    if not frames or base is None:
-        raise InputError(f"{path}: no frame in it can be decoded ({reason(text)})")
-    if len({frame[1:] for frame in frames}) > 1:
+    command = [ffmpeg, "-v", "error", "-nostdin", *LOCAL, "-i", address(path), *EACH_FRAME, "-noautoscale",
+               "-enc_time_base", "demux", "-f", "framecrc", "-"]
+    done = subprocess.run(command, capture_output=True)
+    table = done.stdout.decode()
+    frames = re.findall(r"^0, *-?\d+, *(-?\d+), *\d+, *(\d+)", table, re.MULTILINE)  # time and bytes of each
+    if not frames:
+        reason = re.sub(r"^\[[^]]*\] *", "", done.stderr.decode("utf-8", "replace").partition("\n")[0])[:120]
+        raise InputError(f"{path}: ffmpeg finds no video frame in it ({reason or 'no reason given'})")
+    if len({size for _, size in frames}) > 1:
         raise InputError(f"{path}: its frames have several sizes; expected one")
-    unit = int(base[1]) / int(base[2])
-    known = [frame[0].lstrip("-").isdigit() for frame in frames]
-    times = np.array([int(frame[0]) for frame in frames]) * unit if all(known) else np.arange(len(frames)) / FOLDER_RATE
+    header = re.findall(r"^#(?:tb|dimensions) 0: (\d+)[/x](\d+)", table, re.MULTILINE)
+    (numerator, denominator), (width, height) = ((int(first), int(second)) for first, second in header)
+    times = np.array([int(time) for time, _ in frames]) * (numerator / denominator)
     if (np.diff(times) <= 0).any():  # times that make no sense: as if the rate were constant
         times = np.arange(len(frames)) / FOLDER_RATE
-    return Film(path, None, int(frames[0][2]), int(frames[0][1]), times - times[0], frozenset())
+    return Video(path, None, height, width, times - times[0], frozenset())
 
 
-def reason(text: str) -> str:
-    """ffmpeg's last word, short."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return re.sub(r"^\[[^]]*\] *", "", lines[-1])[-120:] if lines else "no reason given"
+def address(path: Path) -> str:
+    """The name of a file that ffmpeg takes for nothing else."""
+    return f"file:{path.resolve()}"
 
 
-def pictures(film: Film) -> Iterator[Image.Image]:
-    """All frames as RGB pictures, in order."""
-    if film.files is not None:
-        for file in film.files:
-            picture = open_picture(file)
-            if picture.size != (film.width, film.height):
-                raise InputError(f"{file}: {picture.width}x{picture.height} pixels, the folder's first picture has "
-                                 f"{film.width}x{film.height}; expected one size")
-            yield picture
-        return
-    bytes_each = 3 * film.height * film.width
-    command = ffmpeg(film.path, "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
-    with tempfile.TemporaryFile() as errors, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=errors, bufsize=bytes_each
-    ) as process:
+def read_frames(video: Video) -> Iterator[Image.Image]:
+    """All frames as RGB images, in order."""
+    for file in video.files or ():
+        image = Image.fromarray(read_image(file).transpose(1, 2, 0))
+        if image.size != (video.width, video.height):
+            raise InputError(f"{file}: {image.width}x{image.height} pixels, the folder's first image has "
+                             f"{video.width}x{video.height}; expected one size")
+        yield image
+    if video.files is None:
+        frames = imageio_ffmpeg.read_frames(address(video.path), input_params=LOCAL, output_params=EACH_FRAME)
+        t = 0
         try:
-            for t in itertools.count():
-                raw = process.stdout.read(bytes_each)
-                if t == len(film.times) or len(raw) < bytes_each:
-                    break
-                yield Image.frombytes("RGB", (film.width, film.height), raw)
-        finally:
-            process.kill()
-    if t < len(film.times):
-        raise InputError(f"{film.path}: frame {t} cannot be decoded")
+            next(frames)  # facts of the file
+            while t < len(video.times):
+                yield Image.frombytes("RGB", (video.width, video.height), next(frames))
+                t += 1
+        except (OSError, RuntimeError, StopIteration):
+            raise InputError(f"{video.path}: frame {t} cannot be decoded") from None
 
 
-def choose_frames(film: Film, rate: float | None, start: float, end: float | None) -> np.ndarray:
+def choose_frames(video: Video, rate: float | None, start: float, end: float | None) -> np.ndarray:
     """Numbers of the frames to take, from `start` to `end` seconds: all, or at `rate` frames a second the one that is
     shown then. A variable rate is made even."""
-    if rate is None and not film.uneven:
-        return np.flatnonzero((film.times >= start - 1e-6) & (film.times < (np.inf if end is None else end) - 1e-6))
-    rate = rate or film.rate
-    stop = min(film.times[-1] + 1 / film.rate, np.inf if end is None else end)
+    if rate is None and not video.uneven:
+        return np.flatnonzero((video.times >= start - 1e-6) & (video.times < (np.inf if end is None else end) - 1e-6))
+    rate = rate or video.rate
+    stop = min(video.times[-1] + 1 / video.rate, np.inf if end is None else end)
     moments = start + np.arange(max(0, int(np.ceil((stop - start) * rate - 1e-6)))) / rate
-    return np.searchsorted(film.times, moments + 1e-6, side="right") - 1
+    return np.searchsorted(video.times, moments + 1e-6, side="right") - 1
