@@ -1,5 +1,4 @@
-"""What the latent z does: how much the posterior tells, how many units it uses, what that is worth in PSNR, and how
-long it stays the same."""
+"""What the latent z does: how much information the posterior carries, in how many units, and what it gains in PSNR."""
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from modules.model.vae import VAE_Model
 from modules.score.metrics import PERFECT, change, diversity, psnr
 from modules.score.predict import draw_noise
 
-ACTIVE = 0.01  # nats: a unit that carries less on average is not in use
+ACTIVE = 0.01  # nats: a unit with a smaller mean KL is not in use
 
 
 @torch.no_grad()
@@ -20,12 +19,12 @@ def latent_use(
 ) -> dict:
     """Measures over one sequence with all its true frames, every rollout from its first frame.
 
-    kl: KL(q || p), nats a frame. kl_per_dimension: of each of the latent's channels. active, units: units (channel,
-    row, column) whose KL is above ACTIVE on average, and all of them; the others have collapsed (compare Burda, Grosse
-    & Salakhutdinov 2016, section 5.2).
+    kl: KL(q || p), nats per frame. kl_per_dimension: of each latent channel. units: all latent units (channel, row,
+    column); active: those whose mean KL is above ACTIVE, the others have collapsed (compare Burda, Grosse &
+    Salakhutdinov 2016, section 5.2).
     psnr_prior, psnr_posterior: mean PSNR in dB, z the mean of either distribution; gain: their difference.
-    psnr_sample, psnr_best_sample: z drawn from the prior, mean and best of num_samples. diversity, change: see
-    metrics.METRICS; the latter of the true frames, of both means and of the samples.
+    psnr_sample, psnr_best_sample: z drawn from the prior, mean and best of num_samples.
+    diversity, change: see metrics.METRICS; change of the true frames, of both means and of the samples.
     """
     device = next(model.parameters()).device
     frames, poses = to_float(sequence.frames)[None].to(device), to_float(sequence.poses)[None].to(device)

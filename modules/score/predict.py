@@ -1,6 +1,6 @@
-"""Predict whole sequences: what validation and testing share."""
+"""Predict whole sequences, for validation and testing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from modules.device import autocast, random_generator
 from modules.model.vae import VAE_Model
 from modules.progress import Progress
 
-CHUNK = 32  # frames of all sequences between two calls of on_chunk
+CHUNK = 32  # frames that are generated between two calls of on_chunk, over all sequences
 
 
 @torch.no_grad()
@@ -21,60 +21,54 @@ def predict(
 ) -> list[Tensor]:
     """Generate every sequence from its first frame, all that have not ended yet in one batch.
 
-    num_samples 0 takes the mean of the prior; N draws N latents per frame, a function of (seed, sequence, sample).
-    on_chunk: called after every few frames; what it raises ends the prediction. Returns per sequence
-    (max(1, num_samples), T, 3, H, W) float32 in [0, 1] on the CPU, the given first frame included.
+    num_samples: 0 takes the mean of the prior; N draws N latents per frame, a function of (seed, sequence, sample).
+    on_chunk: called after every few frames; an exception that it raises ends the prediction.
+    Returns per sequence (max(1, num_samples), T, 3, H, W) float32 in [0, 1] on the CPU, the given frame included.
     """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    predicted = [[] for _ in sequences]
+    samples = []  # of each sample the frames of all sequences
     for sample in range(max(1, num_samples)):
         title = f"predict {len(sequences)}" + (f", sample {sample + 1}/{num_samples}" if num_samples else "")
-        frames = max(len(s.poses) for s in sequences) - 1
-        with autocast(device, dtype), Progress(title, frames, "frame", leave=False) as bar:
-            noise = [draw_noise(model, s, (seed, i, sample)) if num_samples else None for i, s in enumerate(sequences)]
-
-            def advance(count: int, bar: Progress = bar) -> None:
-                bar.update(count)
+        noise = [draw_noise(model, s, (seed, i, sample)) if num_samples else None for i, s in enumerate(sequences)]
+        frames = [[to_float(sequence.frames[:1])] for sequence in sequences]
+        steps = max(len(sequence.poses) for sequence in sequences) - 1
+        with autocast(device, dtype), Progress(title, steps, "frame", leave=False) as bar:
+            for chunk in generate(model, sequences, noise):
+                for i, generated in chunk.items():
+                    frames[i].append(generated.clamp(0, 1).cpu())
+                bar.update(max(map(len, chunk.values())))
                 if on_chunk:
                     on_chunk()
-
-            for films, film in zip(predicted, roll_out(model, sequences, noise, advance), strict=True):
-                films.append(film)
+        samples.append([torch.cat(parts) for parts in frames])
     model.train(was_training)
-    return [torch.stack(films) for films in predicted]
+    return [torch.stack(same_sequence) for same_sequence in zip(*samples, strict=True)]
 
 
 def draw_noise(model: VAE_Model, sequence: Sequence, seed: tuple[int, ...]) -> Tensor:
-    """The latent's noise of every frame to predict, (T-1, *latent), whatever else is predicted beside it."""
+    """The latent noise of a sequence's T-1 predicted frames, (T-1, *latent); other sequences do not change it."""
     device, (T, _, height, width) = next(model.parameters()).device, sequence.poses.shape
     shape = (T - 1, *model.latent_shape(height, width))
     return torch.randn(shape, generator=random_generator(device, *seed), device=device)
 
 
-def roll_out(
-    model: VAE_Model, sequences: list[Sequence], noise: list[Tensor | None], progress: Callable[[int], object],
-) -> list[Tensor]:
-    """One film (T, 3, H, W) per sequence. The batch shrinks whenever sequences end: time and memory are those of the
-    frames that there are. noise: (T-1, *latent) per sequence, None for the prior's mean."""
+def generate(
+    model: VAE_Model, sequences: list[Sequence], noise: list[Tensor | None]
+) -> Iterator[dict[int, Tensor]]:
+    """The next few frames (t, 3, H, W) of every sequence that has not ended, by its place in `sequences`.
+
+    The batch shrinks whenever a sequence ends, so that time and memory follow the sum of the lengths.
+    noise: (T-1, *latent) per sequence, None for the mean of the prior.
+    """
     device = next(model.parameters()).device
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].poses))  # those that end first come last
-    lengths = [len(sequences[i].poses) for i in order]
-    first = torch.stack([sequences[i].frames[0] for i in order]).to(device)
-    films = [[to_float(picture)[None].cpu()] for picture in first]
-    last, begin = to_float(first), 1
-    for end in sorted(set(lengths)):
-        n = sum(length >= end for length in lengths)
-        chunk = max(1, CHUNK // n)
-        while begin < end:
-            stop = min(begin + chunk, end)
-            poses = torch.stack([sequences[i].poses[begin - 1 : stop] for i in order[:n]]).to(device)
-            some = None if noise[0] is None else torch.stack([noise[i][begin - 1 : stop - 1] for i in order[:n]])
-            out = model.rollout(first[:n], poses, last=last[:n], noise=some)
-            last = out.frames[:, -1]
-            for film, frames in zip(films, out.frames, strict=False):
-                film.append(frames.clamp(0, 1).cpu())
-            progress(stop - begin)
-            begin = stop
-    films = [torch.cat(parts) for parts in films]
-    return [films[order.index(i)] for i in range(len(sequences))]
+    places = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].poses))  # the shortest sequence is last
+    last = x_1 = torch.stack([to_float(sequences[i].frames[0]) for i in places]).to(device)
+    begin = 1  # frames that exist
+    while places := [i for i in places if len(sequences[i].poses) > begin]:
+        n = len(places)
+        end = min(len(sequences[places[-1]].poses), begin + max(1, CHUNK // n))
+        poses = torch.stack([sequences[i].poses[begin - 1 : end] for i in places]).to(device)
+        z_noise = None if noise[0] is None else torch.stack([noise[i][begin - 1 : end - 1] for i in places])
+        frames = model.rollout(x_1[:n], poses, last=last[:n], noise=z_noise).frames
+        yield dict(zip(places, frames, strict=True))
+        last, begin = frames[:, -1], end
