@@ -1,9 +1,9 @@
-"""Trivial predictions that a model must beat, and how it compares. None of them has learned anything about motion.
+"""Trivial predictions that a model must beat, and the comparison. None of them has learned anything about motion.
 
 first_frame            the given frame, repeated
 training_mean          the mean of all training frames, repeated
-nearest_pose           for every pose the training frame whose pose picture is the nearest
-previous_true_frame    the truth, one frame late: it sees what is to be predicted, so it is a line and not a rival
+nearest_pose           for every pose the training frame whose pose image is the nearest
+previous_true_frame    the truth, one frame late: it sees what is to be predicted, so it is a reference and not a rival
 """
 
 import sys
@@ -19,49 +19,41 @@ from modules.data.sequence import Sequence
 from modules.score.metrics import all_scores, average, score, table_cells
 
 RIVALS = {"first_frame": "first frame", "training_mean": "training mean", "nearest_pose": "nearest training pose"}
-ORACLES = {"previous_true_frame": "previous true frame"}
-METHODS = {"model": "model", **RIVALS, **{key: f"{name} *" for key, name in ORACLES.items()}}  # lines of a table
+METHODS = {"model": "model", **RIVALS, "previous_true_frame": "previous true frame *"}  # lines of a table
 CHUNK = 4096  # training poses compared at once
 
 
 def trivial_predictions(
-    sequence: Sequence, truth: Tensor, training: Dataset_Dance | None, nearest: Tensor | None = None,
-    mean: Tensor | None = None,
+    first: Tensor, truth: Tensor, mean: Tensor | None = None, nearest: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The baselines of one sequence, (T, 3, H, W) each, frame 1 the given one. truth: (T, 3, H, W).
+    """The baselines of one sequence, (T, 3, H, W) each, with the given frame `first` (1, 3, H, W).
 
-    training: the training set, for the two baselines that are made of it; None leaves them out. Where they are known,
-    nearest: what `nearest_poses` says of all poses but the first; mean: of all training frames.
+    truth: (T, 3, H, W). mean: (3, H, W) float, of all training frames. nearest: (T-1, 3, H, W), the training frames of
+    the nearest poses. Without the latter two their baselines are left out.
     """
-    T, first = len(truth), sequence.frames[:1]
+    T = len(truth)
     predictions = {"first_frame": first.expand(T, -1, -1, -1)}
-    if training is not None:
-        mean = mean_frame(training) if mean is None else mean
+    if mean is not None:
         predictions["training_mean"] = torch.cat([to_float(first), mean.expand(T - 1, -1, -1, -1)])
-        nearest = nearest_poses(sequence.poses[1:], training.poses) if nearest is None else nearest
-        predictions["nearest_pose"] = torch.cat([first, training.frames[nearest]])
+    if nearest is not None:
+        predictions["nearest_pose"] = torch.cat([first, nearest])
     predictions["previous_true_frame"] = torch.cat([truth[:1], truth[:-1]])
     return predictions
 
 
-def mean_frame(training: Dataset_Dance) -> Tensor:
-    """The mean of all training frames: (3, H, W) float32."""
-    return training.frames.sum(dim=0, dtype=torch.float32) / (255 * len(training.frames))
-
-
 def nearest_poses(poses: Tensor, training_poses: Tensor) -> Tensor:
-    """Which training pose is the nearest to each pose: (t, 3, H, W) and (N, 3, H, W) uint8 -> (t) in 0 … N-1.
+    """The index of the nearest training pose of each pose: (t, 3, H, W) and (N, 3, H, W) uint8 -> (t) in 0 … N-1.
 
-    The distance is the summed square over the pictures, averaged over 2x2 pixels; the first wins a tie.
+    The distance is the summed square over the images, averaged over 2x2 pixels. The first wins a tie.
     """
 
-    def small(pictures: Tensor) -> Tensor:
-        return F.avg_pool2d(to_float(pictures), 2).flatten(1)  # (n, 3 * H/2 * W/2)
+    def shrink(images: Tensor) -> Tensor:
+        return F.avg_pool2d(to_float(images), 2).flatten(1)  # (n, 3 * H/2 * W/2)
 
-    wanted = small(poses).T.contiguous()
+    wanted = shrink(poses).T.contiguous()
     best, nearest = torch.full((len(poses),), torch.inf), torch.zeros(len(poses), dtype=torch.long)
     for start in range(0, len(training_poses), CHUNK):
-        known = small(training_poses[start : start + CHUNK])
+        known = shrink(training_poses[start : start + CHUNK])
         # |a - b|^2 less |a|^2, which is the same for every b
         distance, index = torch.addmm(known.square().sum(dim=1, keepdim=True), known, wanted, alpha=-2).min(dim=0)
         closer = distance < best
@@ -76,19 +68,21 @@ def compare(
     """All scores of the model and of the trivial baselines, of every sequence whose true frames are known:
     name -> {"model": scores, baseline: scores, …}, in the order of METHODS.
 
-    predicted: (samples, T, 3, H, W) each; truth: (T, 3, H, W) or None; trivial: with baselines.
+    predicted: (samples, T, 3, H, W) each; truth: (T, 3, H, W) or None; trivial: with baselines. training: None leaves
+    out the two baselines of the training set.
     """
     known = [item for item in zip(sequences, predicted, truth, strict=True) if item[2] is not None]
     nearest, mean = [None] * len(known), None
     if trivial and training is not None and known:  # of all sequences at once: the training set is read once
         poses = [sequence.poses[1:] for sequence, _, _ in known]
-        nearest = nearest_poses(torch.cat(poses), training.poses).split([len(x) for x in poses])
-        mean = mean_frame(training)
+        places = nearest_poses(torch.cat(poses), training.poses)
+        nearest = training.frames[places].split([len(x) for x in poses])
+        mean = training.frames.sum(dim=0, dtype=torch.float32) / (255 * len(training.frames))
     compared = {}
-    for (sequence, frames, true_frames), near in zip(known, nearest, strict=True):
+    for (sequence, frames, true_frames), nearest_frames in zip(known, nearest, strict=True):
         rows = {"model": all_scores(frames, true_frames)}
         if trivial:
-            baselines = trivial_predictions(sequence, true_frames, training, near, mean)
+            baselines = trivial_predictions(sequence.frames[:1], true_frames, mean, nearest_frames)
             rows |= {key: all_scores(prediction[None], true_frames) for key, prediction in baselines.items()}
         compared[sequence.name] = rows
     return compared
@@ -105,21 +99,20 @@ def with_mean(compared: dict[str, dict[str, dict]]) -> dict[str, dict[str, dict]
 
 def score_table(compared: dict[str, dict[str, dict]]) -> str:
     """The text table of all sequences, see compare."""
-    table = with_mean(compared)
     cells, left_out = table_cells([row for rows in compared.values() for row in rows.values()])
     widths = [max(6, len(cell.title)) for cell in cells]
     head = "".join(f" {cell.title:>{width}}" for cell, width in zip(cells, widths, strict=True))
     lines = [f"{'sequence':<9} {'':<22}{head}"]
-    for sequence, rows in table.items():
+    for sequence, rows in with_mean(compared).items():
         for i, (key, row) in enumerate(rows.items()):
             values = "".join(f" {cell.text(row):>{width}}" for cell, width in zip(cells, widths, strict=True))
             lines.append(f"{sequence if i == 0 else '':<9} {METHODS[key]:<22}{values}")
-    lines.append("PSNR in dB; @k: of the k-th predicted frame. * sees the true frames: to compare with, no rival.")
-    return "\n".join([*lines, *([left_out] if left_out else [])])
+    lines.append("PSNR in dB; @k: of the k-th predicted frame. * sees the true frames: a reference, not a rival.")
+    return "\n".join([*lines, left_out] if left_out else lines)
 
 
 def warn_if_below_baselines(compared: dict[str, dict[str, dict]]) -> None:
-    """One line on stderr for every trivial baseline that the model's mean PSNR doesn't reach, with the sequences."""
+    """One line on stderr for every trivial baseline that the model's mean PSNR does not reach, with the sequences."""
     for key, name in RIVALS.items():
         below = [
             f"sequence {sequence}: {rows['model']['psnr']:.2f} dB is below {rows[key]['psnr']:.2f} dB"
@@ -133,15 +126,14 @@ def warn_if_below_baselines(compared: dict[str, dict[str, dict]]) -> None:
 
 def warn_if_below_first_frame(psnr: dict[str, float], truth: dict[str, Tensor]) -> None:
     """The same with the first frame alone. psnr: sequence -> mean in dB; truth: sequence -> (T, 3, H, W)."""
-    first = {name: float(score(frames[None, :1].expand(1, *frames.shape), frames).mean())
-             for name, frames in truth.items()}
-    warn_if_below_baselines({
-        name: {"model": {"psnr": value}, "first_frame": {"psnr": first[name]}} for name, value in psnr.items()
-    })
+    first = {name: float(score(x[None, :1].expand(1, *x.shape), x).mean()) for name, x in truth.items()}
+    warn_if_below_baselines(
+        {name: {"model": {"psnr": value}, "first_frame": {"psnr": first[name]}} for name, value in psnr.items()}
+    )
 
 
 def training_set(root: str, height: int, width: int, **options) -> Dataset_Dance | None:
-    """The training set at the size of the test, or None where DR/train isn't there. options: of Dataset_Dance."""
+    """The training set at the size of the test; None without DR/train. options: of Dataset_Dance."""
     if not has_training(root):
         return None
     return Dataset_Dance(root, "train", height, width, train_vi_len=1, **options)

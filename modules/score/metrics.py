@@ -1,7 +1,7 @@
-"""Scores of predicted frames: the one table of what is measured, METRICS. A new metric is one entry of it.
+"""Scores of predicted frames: METRICS is the table of what is measured. A new metric is one entry of it.
 
-From the table follow the values in metrics.json with their definitions, their mean, and the columns of the text table
-(baselines.py) and of the report page. Frames are clipped to [0, 1]; the given first frame is never scored.
+The values in metrics.json, their definitions and mean, the text table (baselines.py) and the table of the report page
+follow from it. Frames are clipped to [0, 1]; the given first frame is never scored.
 """
 
 import functools
@@ -28,13 +28,13 @@ class Prediction(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """One metric of a sequence. Its value is a number, None where it has none, or a dict of them: a cell each."""
+    """One metric of a sequence. Its value is a number, None, or a dict of numbers: then each has a cell."""
 
-    title: str  # of its cells; {} stands for the dict's key
+    title: str  # of its cells; {} stands for a key of the dict
     digits: int
     definition: str
     function: Callable[[Prediction], float | dict[str, float] | None]
-    missing: str  # why it may have no number
+    missing: str  # why it may be None
     parts: tuple[str, ...] = ()  # the keys of a dict
 
 
@@ -45,12 +45,12 @@ METRICS = {
     ),
     "psnr_2023": Metric(
         "2023", 2, "the 2023 template's: the sum over the predicted frames divided by one frame less",
-        lambda p: psnr_2023(p.psnr) if len(p.psnr) > 1 else None, "a single predicted frame",
+        lambda p: float(p.psnr.sum()) / (len(p.psnr) - 1) if len(p.psnr) > 1 else None, "a single predicted frame",
     ),
     "ssim": Metric(
         "SSIM", 4, f"Wang et al. 2004: Gaussian window {WINDOW} x {WINDOW}, sigma {SIGMA}, mirrored at the edges, "
         "range 1, RGB, mean over the predicted frames",
-        lambda p: mean_ssim(p), f"frames smaller than its window of {WINDOW} pixels",
+        lambda p: mean_ssim(p.frames, p.truth), f"frames smaller than its window of {WINDOW} pixels",
     ),
     "psnr_at": Metric(
         "@{}", 2, "PSNR of the k-th predicted frame",
@@ -63,14 +63,15 @@ METRICS = {
     ),
     "change_ratio": Metric(
         "/ truth", 2, "change over the true frames' change: below 1 too smooth, above 1 it flickers",
-        lambda p: change_ratio(p), "a single predicted frame, or a truth that stands still",
+        lambda p: change(p.frames) / true_change if (true_change := change(p.truth)) else None,
+        "a single predicted frame, or a truth without motion",
     ),
     "diversity": Metric(
         "diversity", 2, "standard deviation over the samples, mean over predicted frames and values, levels of 0..255",
         lambda p: diversity(p.frames), "one prediction a sequence; see --num_samples",
     ),
 }
-DEFINITIONS = {key: column.definition for key, column in METRICS.items()} | {
+DEFINITIONS = {key: metric.definition for key, metric in METRICS.items()} | {
     "psnr_kaggle": "2024/25: 8-bit pixels, range 255, frames 1 to 600; public: sequences 0-2, private: the others"
 }
 
@@ -80,7 +81,7 @@ class Cell(NamedTuple):
 
     title: str
     key: str  # of METRICS
-    part: str | None  # of the value, where that is a dict
+    part: str | None  # a key of the value, if that is a dict
 
     def value(self, row: dict) -> float | None:
         """The cell's number in the scores of one sequence."""
@@ -93,9 +94,9 @@ class Cell(NamedTuple):
 
 
 def table_cells(rows: list[dict]) -> tuple[list[Cell], str]:
-    """The columns in which some row has a number, and one line that names the others, empty if there are none."""
-    cells = [Cell(column.title.format(part), key, part) for key, column in METRICS.items()
-             for part in column.parts or (None,)]
+    """The columns in which some row has a number, and one line that names the others; "" if there are none."""
+    cells = [Cell(metric.title.format(part), key, part) for key, metric in METRICS.items()
+             for part in metric.parts or (None,)]
     empty = [cell for cell in cells if all(cell.value(row) is None for row in rows)]
     reasons = {}
     for cell in empty:
@@ -107,7 +108,7 @@ def table_cells(rows: list[dict]) -> tuple[list[Cell], str]:
 def all_scores(predicted: Tensor, truth: Tensor) -> dict:
     """Every metric of one sequence. predicted (samples, T, 3, H, W), truth (T, 3, H, W), both with the given frame."""
     prediction = Prediction(predicted[:, 1:], truth[1:], score(predicted, truth).mean(dim=0))
-    return {key: column.function(prediction) for key, column in METRICS.items()}
+    return {key: metric.function(prediction) for key, metric in METRICS.items()}
 
 
 def average(rows: list[dict]) -> dict:
@@ -118,10 +119,10 @@ def average(rows: list[dict]) -> dict:
         return sum(known) / len(known) if known else None
 
     means = {}
-    for key, column in METRICS.items():
+    for key, metric in METRICS.items():
         values = [row.get(key) for row in rows]
-        if column.parts:
-            parts = {part: mean([(value or {}).get(part) for value in values]) for part in column.parts}
+        if metric.parts:
+            parts = {part: mean([(value or {}).get(part) for value in values]) for part in metric.parts}
             means[key] = {part: value for part, value in parts.items() if value is not None}
         else:
             means[key] = mean(values)
@@ -136,11 +137,6 @@ def psnr(frames: Tensor, truth: Tensor) -> Tensor:
 def score(predicted: Tensor, truth: Tensor) -> Tensor:
     """PSNR in dB of the predicted frames, at most PERFECT: (samples, T, 3, H, W) and (T, 3, H, W) -> (samples, T-1)."""
     return psnr(predicted[:, 1:], truth[None, 1:]).clamp(max=PERFECT)
-
-
-def psnr_2023(frame_psnr: Tensor) -> float:
-    """The 2023 template Tester's figure: the sum over a sequence's 629 predicted frames divided by 628."""
-    return float(frame_psnr.sum()) / (len(frame_psnr) - 1)
 
 
 def psnr_kaggle(predicted: list[Tensor], truth: list[Tensor]) -> dict[str, float]:
@@ -162,22 +158,16 @@ def change(frames: Tensor) -> float | None:
     return float(frames.diff(dim=-4).abs().mean() * 255) if frames.shape[-4] > 1 else None
 
 
-def change_ratio(prediction: Prediction) -> float | None:
-    """See METRICS."""
-    true_change = change(prediction.truth)
-    return change(prediction.frames) / true_change if true_change else None
-
-
 def diversity(frames: Tensor) -> float | None:
-    """How much samples differ, see METRICS; None for a single prediction. frames: (samples, T, 3, H, W) predicted."""
+    """See METRICS; None for a single sample. frames: (samples, T, 3, H, W) predicted."""
     return float(to_float(frames).std(dim=0).mean() * 255) if len(frames) > 1 else None
 
 
-def mean_ssim(prediction: Prediction) -> float | None:
-    """The mean over frames and samples; None where a frame is smaller than the window."""
-    if min(prediction.truth.shape[-2:]) < WINDOW:
+def mean_ssim(predicted: Tensor, truth: Tensor) -> float | None:
+    """The mean over frames and samples, see METRICS; None for frames smaller than the window."""
+    if min(truth.shape[-2:]) < WINDOW:
         return None
-    return float(torch.stack([ssim(frames, prediction.truth).mean() for frames in prediction.frames]).mean())
+    return float(torch.stack([ssim(frames, truth).mean() for frames in predicted]).mean())
 
 
 def ssim(frames: Tensor, truth: Tensor) -> Tensor:
@@ -197,7 +187,7 @@ def _ssim(frames: Tensor, truth: Tensor) -> Tensor:
 
 @functools.cache
 def gaussian_matrix(length: int) -> Tensor:
-    """The Gaussian means along a side of so many pixels, mirrored at its ends, as a matrix: (length, length)."""
+    """The Gaussian means along a side of `length` pixels, mirrored at its ends, as a matrix: (length, length)."""
     offsets = torch.arange(WINDOW) - WINDOW // 2
     weights = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     places = (torch.arange(length)[:, None] + offsets).abs()
