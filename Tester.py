@@ -1,6 +1,6 @@
-"""Predict every test sequence from its first frame and its poses, score it, and write what people look at.
+"""Predict every test sequence from its first frame and its poses, score it, and write its images and videos.
 
-python Tester.py --DR LAB4_Dataset --save_root runs/best/test --ckpt_path runs/best/best.ckpt
+    python Tester.py --DR LAB4_Dataset --save_root runs/best/test --ckpt_path runs/best/best.ckpt
 """
 
 import argparse
@@ -56,25 +56,31 @@ def main(args: argparse.Namespace | None = None) -> None:
     sequences = Dataset_Dance(args.DR, "test", height, width, **options).sequences
     truth = find_truth(args.DR, args.gt, sequences, args.cache_dir, args.num_workers)
 
-    latent = f"{args.num_samples} samples of the prior" if args.num_samples else "the prior's mean"
+    latent = f"{args.num_samples} samples of the prior" if args.num_samples else "the mean of the prior"
     lengths = ", ".join(str(len(sequence.poses)) for sequence in sequences)
     print(f"Predicting {len(sequences)} sequences of {lengths} frames, z = {latent}.")
-    begin = time.perf_counter()
-    alone = {}  # each checkpoint's own predictions
+    begin, each = time.perf_counter(), {}  # each checkpoint's own predictions
     for path, model in models.items():
         model.to(device, memory_format=torch.channels_last)
-        alone[path] = predict(model, sequences, dtype, args.seed, args.num_samples)
-        if not all(torch.isfinite(frames).all() for frames in alone[path]):
+        each[path] = predict(model, sequences, dtype, args.seed, args.num_samples)
+        if not all(torch.isfinite(frames).all() for frames in each[path]):
             raise InputError(f"{path}: predicts values that are not finite; its weights cannot be used")
-    predicted = [sum(frames) / len(frames) for frames in zip(*alone.values(), strict=True)]
+    predicted = [sum(frames) / len(frames) for frames in zip(*each.values(), strict=True)]
     seconds = time.perf_counter() - begin
     print(f"{seconds:.1f} s, {seconds / len(sequences):.1f} s per sequence.")
 
     results = [
-        Result(sequence, frames, true, None if true is None else score(frames, true))
-        for sequence, frames, true in zip(sequences, predicted, truth, strict=True)
+        Result(sequence, frames, true_frames, None if true_frames is None else score(frames, true_frames))
+        for sequence, frames, true_frames in zip(sequences, predicted, truth, strict=True)
     ]
-    report(root, args, results, seconds, alone)
+    training = None
+    if not args.no_baselines and any(result.scores is not None for result in results):
+        training = training_set(args.DR, height, width, **options)
+    compared = compare(sequences, predicted, truth, training, trivial=not args.no_baselines)
+    metrics = {"avg_psnr": None, "latent": f"{args.num_samples} samples" if args.num_samples else "prior mean",
+               "seconds": seconds, "checkpoint": ", ".join(each)} | measure(results, compared, each, args.num_samples)
+    write_json(root / "metrics.json", metrics)
+    print_results(metrics, compared, args.num_samples, sanity=not args.no_sanity)
     if args.submission:
         write_submission(root / "submission.csv", [frames[0] for frames in predicted])
     draw_test(root, results, args.pictures, args.make_gif)
@@ -94,65 +100,62 @@ def load_models(args: argparse.Namespace) -> tuple[dict[str, VAE_Model], tuple[i
     return models, size
 
 
-def report(
-    root: Path, args: argparse.Namespace, results: list[Result], seconds: float, alone: dict[str, list[Tensor]]
-) -> None:
-    """Write metrics.json and print the course's result block. With samples, `psnr` is their mean.
+def measure(
+    results: list[Result], compared: dict[str, dict[str, dict]], each: dict[str, list[Tensor]], num_samples: int
+) -> dict:
+    """The scores for metrics.json. With samples, a sequence's `psnr` is their mean.
 
-    alone: checkpoint -> its own predictions, as in Result; of several, the results are their mean.
+    compared: of `compare`. each: checkpoint -> its own predictions; of several checkpoints, the results are the mean.
     """
-    known, training = [i for i, result in enumerate(results) if result.scores is not None], None
-    if known and not args.no_baselines:
-        size = results[0].frames.shape[-2:]
-        training = training_set(
-            args.DR, *size, cache_dir=args.cache_dir, workers=args.num_workers, skip_bad=args.skip_bad
-        )
-    sequences, predicted, truth, _ = zip(*results, strict=True)
-    compared = compare(sequences, predicted, truth, training, trivial=not args.no_baselines)
     rows = []
     for sequence, _, _, scores in results:
         row = {"name": sequence.name, "frames": len(sequence.poses), "psnr": None, "psnr_per_frame": None}
         if scores is not None:
             baselines = dict(compared[sequence.name])
             row |= baselines.pop("model") | {"psnr_per_frame": scores.mean(dim=0).tolist(), "baselines": baselines}
-            if args.num_samples:
+            if num_samples:
                 row["psnr_best_sample"] = float(scores.mean(dim=1).max())
         rows.append(row)
-    average = float(np.mean([rows[i]["psnr"] for i in known])) if known else None
-    metrics = {
-        "avg_psnr": average, "latent": f"{args.num_samples} samples" if args.num_samples else "prior mean",
-        "seconds": seconds, "checkpoint": ", ".join(alone), "sequences": rows, "definitions": DEFINITIONS,
-    }
-    if known and len(alone) > 1:
-        metrics["avg_psnr_alone"] = {
-            path: float(np.mean([score(frames[i], truth[i]).mean() for i in known])) for path, frames in alone.items()
-        }
+    metrics = {"sequences": rows, "definitions": DEFINITIONS}
+    known = [i for i, result in enumerate(results) if result.truth is not None]
     if known:
-        metrics["psnr_kaggle"] = psnr_kaggle([predicted[i][0] for i in known], [truth[i] for i in known])
-    write_json(root / "metrics.json", metrics)
+        metrics["avg_psnr"] = float(np.mean([rows[i]["psnr"] for i in known]))
+        if len(each) > 1:
+            metrics["avg_psnr_alone"] = {
+                path: float(np.mean([score(frames[i], results[i].truth).mean() for i in known]))
+                for path, frames in each.items()
+            }
+        metrics["psnr_kaggle"] = psnr_kaggle(
+            [results[i].frames[0] for i in known], [results[i].truth for i in known]
+        )
+    return metrics
 
-    unscored = [s.name for s, t in zip(sequences, truth, strict=True) if t is None]
+
+def print_results(metrics: dict, compared: dict[str, dict[str, dict]], num_samples: int, sanity: bool) -> None:
+    """The course's result block and the table of all scores. sanity: warn of scores below a trivial baseline."""
+    scored = [row for row in metrics["sequences"] if row["psnr"] is not None]
+    unscored = [row["name"] for row in metrics["sequences"] if row["psnr"] is None]
     if unscored:
         print(f"No true frames for sequence {', '.join(unscored)}: predicted, not scored (see --gt).")
-    if known:
-        print("============== Your Result ==============")
-        for i in known:
-            line = f"PSNR for testing sequence{sequences[i].name}: {rows[i]['psnr']:.3f}"
-            if args.num_samples:
-                line += f" (mean of {args.num_samples} samples; best {rows[i]['psnr_best_sample']:.3f})"
-            print(line)
-        print("-" * 41)
-        print(f"                       AVG: {average:.3f}")
-        for path, value in metrics.get("avg_psnr_alone", {}).items():
-            print(f"{value:>33.3f} with {path} alone")
-        print(score_table(compared))
-        if not args.no_sanity:
-            warn_if_below_baselines(compared)
+    if not scored:
+        return
+    print("============== Your Result ==============")
+    for row in scored:
+        line = f"PSNR for testing sequence{row['name']}: {row['psnr']:.3f}"
+        if num_samples:
+            line += f" (mean of {num_samples} samples; best {row['psnr_best_sample']:.3f})"
+        print(line)
+    print("-" * 41)
+    print(f"                       AVG: {metrics['avg_psnr']:.3f}")
+    for path, value in metrics.get("avg_psnr_alone", {}).items():
+        print(f"{value:>33.3f} with {path} alone")
+    print(score_table(compared))
+    if sanity:
+        warn_if_below_baselines(compared)
 
 
 def write_submission(path: Path, predicted: list[Tensor]) -> None:
     """The course's submission.csv: `id,0,…`, a row per frame, sequence-major, frame 0 included, C, H, W flattened."""
-
     lines = [",".join(["id", *map(str, range(predicted[0][0].numel()))])]
     for frames in predicted:
         for pixels in to_uint8(frames).flatten(1).tolist():
