@@ -1,4 +1,4 @@
-"""Draw the curves of finished or running runs from their files, without training or predicting anything again.
+"""Draw the curves of finished or running runs from their files. Of several, those that cannot be read are left out.
 
     python scripts/plot.py runs/best                                  -> runs/best/curves/*.png
     python scripts/plot.py runs/a runs/b --out figures --format pdf   several runs over each other
@@ -27,7 +27,16 @@ def main() -> None:
     if args.names and len(args.names) != len(args.run):
         raise InputError(f"--names: {len(args.names)} names for {len(args.run)} runs; expected one each")
     names = args.names or short_names(args.run)
-    runs = [read_run(folder, name=name) for folder, name in zip(args.run, names, strict=True)]
+    runs, errors = [], []
+    for folder, name in zip(args.run, names, strict=True):
+        try:
+            runs.append(read_run(folder, name=name))
+        except InputError as error:
+            errors.append(str(error))
+    if not runs:
+        raise InputError("; and ".join(errors))
+    for error in errors:
+        print(f"warning: left out {error}", file=sys.stderr)
     for path in draw_curves(runs, Path(args.out or Path(args.run[0]) / "curves"), args.format):
         print(f"Wrote {path}")
     for run in runs:

@@ -1,18 +1,15 @@
-"""The curves of a run, or of several over each other, in one style: the only room that draws them.
+"""The curves of a run, or of several in one figure, in one style. No other module draws curves.
 
-Of the Trainer's folder (draw_training), of scripts/plot.py and of the report page (draw_curves). One column of a paper
-wide. Each run has a colour of Okabe and Ito's palette and a dash pattern of its own, so that the lines are told apart
-by colour-blind readers and in grey. Matplotlib is imported when the first figure is drawn, and never its pyplot: no
-window, no backend of the environment's choice.
+Used by the Trainer (draw_training), scripts/plot.py and the report page (draw_curves). A figure is one column of a
+paper wide. Each run has a colour of Okabe and Ito's palette and a dash pattern of its own, so that colour-blind readers
+and grey prints tell the lines apart. Matplotlib is imported when the first figure is drawn, without pyplot, so that no
+window opens and no backend of the environment is used.
 """
 
-import atexit
-import contextlib
 import functools
 import io
 import os
-import shutil
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,38 +19,29 @@ from modules.show.runs import Run, best_validation
 
 # Okabe & Ito's colours: safe for colour-blind readers
 COLORS = BLUE, ORANGE, *_ = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-COLUMN = 3.4  # inches: one column of a two-column page
-FONT = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
-        "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none"}
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+COLUMN = 3.4  # inches: one column of a two-column page
+STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
+         "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none", "text.parse_math": False}
+CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "WenQuanYi Zen Hei", "Microsoft YaHei",
+             "Microsoft JhengHei", "PingFang SC", "PingFang TC", "Hiragino Sans")  # for names in these scripts
 OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
     "loss_curve": "loss_log", "val_psnr": "val_psnr", "teacher_forcing_ratio": "tfr", "kl_beta": "beta",
     "posterior_share": "posterior_share", "psnr_per_frame": "psnr_per_frame",
 }
-
-
-def prepare_environment() -> None:
-    """Before matplotlib is imported: a folder for its list of fonts that can be written; no backend of a notebook's."""
-    os.environ.pop("MPLBACKEND", None)
-    if "MPLCONFIGDIR" not in os.environ:
-        from modules.data.image_cache import default_cache_dir
-
-        folder = default_cache_dir() / "matplotlib"
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            folder = Path(tempfile.mkdtemp(prefix="pose2video-"))
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["MPLCONFIGDIR"] = str(folder)
+SCHEDULES = {  # column of metrics.csv -> label and title of its figure
+    "beta": ("beta", "Weight of the KL term"),
+    "tfr": ("ratio", "Teacher forcing ratio"),
+    "posterior_share": ("share", "Clips whose z is the posterior's"),
+    "lr": ("learning rate", "Learning rate at the end of the epoch"),
+}
 
 
 def new_figure(rows: int = 1, size: tuple[float, float] = (COLUMN, 2.3), **options):
     """A figure of `rows` axes under each other, and the axes. size: inches; options: of Figure.subplots."""
-    prepare_environment()
-    from matplotlib import rcParams
+    load_matplotlib()
     from matplotlib.figure import Figure
 
-    rcParams.update(FONT)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, 1, squeeze=False, **options)[:, 0]
     for axis in axes:
@@ -62,51 +50,73 @@ def new_figure(rows: int = 1, size: tuple[float, float] = (COLUMN, 2.3), **optio
     return figure, axes
 
 
+@functools.cache
+def load_matplotlib() -> None:
+    """Import matplotlib with its list of fonts in our cache folder, without the backend that a notebook sets."""
+    os.environ.pop("MPLBACKEND", None)
+    if "MPLCONFIGDIR" not in os.environ:
+        from modules.data.image_cache import default_cache_dir
+
+        os.environ["MPLCONFIGDIR"] = str(default_cache_dir() / "matplotlib")
+    from matplotlib import font_manager, rcParams
+
+    installed = set(font_manager.get_font_names())
+    rcParams.update(STYLE)
+    rcParams["font.family"] = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
+
+
 def save_figure(figure, path: Path) -> None:
-    """Write a figure in the format of the path's ending."""
+    """Write a figure in the format of the path's suffix."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
     write_bytes(path, buffer.getvalue())
 
 
 def draw_curves(runs: list[Run], folder: Path, kind: str = "png") -> list[Path]:
-    """Write every figure that the runs have the numbers for: <folder>/<name>.<kind>. Returns the paths."""
-    return [path for name in FIGURES if (path := draw_figure(name, runs, folder / f"{name}.{kind}"))]
+    """Write every figure that the runs have numbers for: <folder>/<name>.<kind>. Returns the paths."""
+    paths = {name: folder / f"{name}.{kind}" for name in FIGURES}
+    return [path for name, path in paths.items() if draw_figure(name, runs, path)]
 
 
 def draw_training(history: list[dict], folder: Path) -> None:
     """The figures over the epochs, under the names that the Trainer gives them. history: the rows of metrics.csv."""
-    run = Run("", folder, history, {}, None, None, {}, "")
     for file, name in OF_A_RUN.items():
-        draw_figure(name, [run], folder / f"{file}.png")
+        draw_figure(name, [Run("", folder, history)], folder / f"{file}.png")
 
 
 def draw_scores(scores: dict[str, list[float]], path: Path, scored_on: str, train_vi_len: int | None = None) -> None:
     """PSNR per frame of one prediction. scores: sequence -> dB of frames 2, 3, …"""
     settings = {"train_vi_len": train_vi_len} if train_vi_len else {}
-    draw_figure("psnr_per_frame", [Run("", path.parent, [], settings, None, None, scores, scored_on)], path)
+    run = Run("", path.parent, [], settings, scores=scores, scored_on=scored_on)
+    draw_figure("psnr_per_frame", [run], path)
 
 
-def draw_figure(name: str, runs: list[Run], path: Path) -> Path | None:
-    """One of FIGURES; None where the runs have no numbers for it."""
+def draw_schedules(rows: list[dict[str, float]], folder: Path) -> list[str]:
+    """The schedules of a run that has not started, a figure each. rows: a dict per epoch. Returns the files' names."""
+    for key, words in SCHEDULES.items():
+        save_figure(plot_column([Run("plan", folder, rows)], key, *words), folder / f"{key}.png")
+    return [f"{key}.png" for key in SCHEDULES]
+
+
+def draw_figure(name: str, runs: list[Run], path: Path) -> bool:
+    """Write one of FIGURES. Returns whether the runs have numbers for it."""
     figure = FIGURES[name](runs)
-    if figure is None:
-        return None
-    save_figure(figure, path)
-    return path
+    if figure is not None:
+        save_figure(figure, path)
+    return figure is not None
 
 
 def styles(count: int) -> list[dict]:
     """Colour and dashes of each of `count` runs; no two alike up to 28."""
-    return [{"color": COLORS[i % len(COLORS)], "linestyle": DASHES[(i % len(COLORS) + i // len(COLORS)) % len(DASHES)]}
-            for i in range(count)]
+    return [{"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]} for i in range(count)]
 
 
-def empty(height: float = 2.3, rows: int = 1):
+def epoch_figure(height: float = 2.3, rows: int = 1):
     """A figure one column wide with `rows` axes under each other that share the epochs."""
     figure, axes = new_figure(rows, (COLUMN, height), sharex=True)
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[-1].set_xlabel("epoch")
     return figure, axes
 
 
@@ -116,13 +126,15 @@ def column(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([epoch for epoch, _ in pairs]), np.array([value for _, value in pairs], dtype=float)
 
 
-def markers(epochs: np.ndarray) -> str | None:
-    """Dots where a line alone would be invisible or hide how few points it has."""
-    return "." if len(epochs) <= 20 else None
+def plot_lines(axis, runs: list[Run], key: str, **options) -> None:
+    """One column of metrics.csv of every run, with dots where there are few points."""
+    for run, style in zip(runs, styles(len(runs)), strict=True):
+        epochs, values = column(run, key)
+        axis.plot(epochs, values, **({"marker": "."} if len(epochs) <= 20 else {}) | style | options)
 
 
-def name_runs(figure, axis, runs: list[Run]) -> None:
-    """The legend above the axes, where it covers nothing; a single run needs none."""
+def add_legend(figure, axis, runs: list[Run]) -> None:
+    """The names of several runs above the axes, where they cover nothing."""
     if len(runs) > 1:
         handles = [axis.plot([], [], label=run.name, **style)[0]
                    for run, style in zip(runs, styles(len(runs)), strict=True)]
@@ -131,142 +143,103 @@ def name_runs(figure, axis, runs: list[Run]) -> None:
 
 
 def plot_losses(runs: list[Run], scale: str):
-    """Total loss, mse and kl under each other. On logarithmic axes, what is negative stays linear."""
-    figure, axes = empty(4.6, rows=3)
+    """Total loss, mse and kl under each other. A logarithmic axis stays linear if a value is not above 0."""
+    if not any(run.history for run in runs):
+        return None
+    figure, axes = epoch_figure(4.6, rows=3)
     for axis, key, label in zip(axes, ("loss", "mse", "kl"), ("total loss", "mse", "KL (nats a frame)"), strict=True):
-        least = np.inf
-        for run, style in zip(runs, styles(len(runs)), strict=True):
-            epochs, values = column(run, key)
-            axis.plot(epochs, values, marker=markers(epochs), **style)
-            least = min(least, np.nanmin(values, initial=np.inf))
-        axis.set_ylabel(label)
-        if scale == "log" and least > 0:
+        plot_lines(axis, runs, key)
+        positive = all((column(run, key)[1] > 0).all() for run in runs)
+        axis.set_ylabel(label if scale == "linear" or positive else f"{label} (linear)")
+        if scale == "log" and positive:
             axis.set_yscale("log")
             if np.divide(*axis.get_ylim()[::-1]) > 10:
                 from matplotlib.ticker import NullFormatter
 
                 axis.yaxis.set_minor_formatter(NullFormatter())
-        elif scale == "log" and least < 0:
-            axis.set_ylabel(f"{label} (linear)")
-        elif scale == "log":
-            axis.set_yscale("symlog", linthresh=1e-2 if key != "kl" else 1.0)
-            axis.set_ylabel(f"{label} (symlog)")
     axes[0].set_title(f"Training loss, mean over the epoch ({scale} axis)")
-    axes[-1].set_xlabel("epoch")
-    name_runs(figure, axes[0], runs)
+    add_legend(figure, axes[0], runs)
     return figure
 
 
 def plot_column(runs: list[Run], key: str, label: str, title: str):
-    """One column of metrics.csv over the epochs, from 0. None where no run has it."""
+    """One column of metrics.csv over the epochs, from 0. None if no run has it."""
     if not any(len(column(run, key)[0]) for run in runs):
         return None
-    figure, (axis,) = empty()
-    for run, style in zip(runs, styles(len(runs)), strict=True):
-        epochs, values = column(run, key)
-        axis.plot(epochs, values, marker=markers(epochs), **style)
-    axis.set(xlabel="epoch", ylabel=label, title=title)
+    figure, (axis,) = epoch_figure()
+    plot_lines(axis, runs, key)
+    axis.set(ylabel=label, title=title)
     axis.set_ylim(bottom=0)
-    name_runs(figure, axis, runs)
+    add_legend(figure, axis, runs)
     return figure
 
 
 def plot_tfr(runs: list[Run]):
     """Teacher forcing ratio, thick, with the loss, thin, on a second axis: does the loss jump where the ratio falls?"""
-    figure, (axis,) = empty()
+    if not any(run.history for run in runs):
+        return None
+    figure, (axis,) = epoch_figure()
     twin = axis.twinx()
     twin.spines["top"].set_visible(False)
-    for run, style in zip(runs, styles(len(runs)), strict=True):
-        epochs, values = column(run, "tfr")
-        axis.plot(epochs, values, **style, drawstyle="steps-post", linewidth=2.2, alpha=0.55)
-        epochs, values = column(run, "loss")
-        twin.plot(epochs, values, marker=markers(epochs), **style, linewidth=0.8)
-    axis.set(xlabel="epoch", ylabel="teacher forcing ratio (thick)", ylim=(-0.05, 1.05))
+    plot_lines(axis, runs, "tfr", drawstyle="steps-post", linewidth=2.2, alpha=0.55, marker="")
+    plot_lines(twin, runs, "loss", linewidth=0.8)
+    axis.set(ylabel="teacher forcing ratio (thick)", ylim=(-0.05, 1.05), title="Teacher forcing ratio and loss")
     twin.set_ylabel("loss (thin)")
-    axis.set_title("Teacher forcing ratio and loss")
-    name_runs(figure, axis, runs)
+    add_legend(figure, axis, runs)
     return figure
 
 
 def plot_validation(runs: list[Run]):
-    """Mean PSNR of the full-length validation, the best epoch of each run marked. None where nothing was validated."""
+    """Mean PSNR of the full-length validation, the best epoch of each run marked. None without a validation."""
     if not any(best_validation(run.history) for run in runs):
         return None
-    figure, (axis,) = empty()
+    figure, (axis,) = epoch_figure()
+    plot_lines(axis, runs, "val_psnr")
     for run, style in zip(runs, styles(len(runs)), strict=True):
-        epochs, values = column(run, "val_psnr")
-        axis.plot(epochs, values, marker=markers(epochs), **style)
         if best := best_validation(run.history):
             axis.plot(*best, "o", color=style["color"], markersize=5)
             if len(runs) == 1:
                 axis.annotate(f"{best[1]:.2f}", best, xytext=(0, 4), textcoords="offset points", ha="center",
                               fontsize=7, color=style["color"])
     axis.margins(x=0.08, y=0.15)
-    axis.set(xlabel="epoch", ylabel="PSNR (dB)", title="Validation: mean PSNR of a full-length prediction")
-    name_runs(figure, axis, runs)
+    axis.set(ylabel="PSNR (dB)", title="Validation: mean PSNR of a full-length prediction")
+    add_legend(figure, axis, runs)
     return figure
-
-
-def frame_table(scores: dict[str, list[float]]) -> np.ndarray:
-    """PSNR of every sequence and frame: (sequences, longest), nan after a sequence's end."""
-    table = np.full((len(scores), max(map(len, scores.values()))), np.nan)
-    for row, values in zip(table, scores.values(), strict=True):
-        row[: len(values)] = [np.nan if value is None else value for value in values]
-    return table
 
 
 def plot_frames(runs: list[Run]):
     """PSNR per frame: median over the sequences, a band from the lowest to the highest, the training clip's length."""
-    if not any(run.scores for run in runs):
+    scored = [(run, style) for run, style in zip(runs, styles(len(runs)), strict=True) if run.scores]
+    if not scored:
         return None
-    figure, (axis,) = empty(2.5)
-    lengths = set()
-    for run, style in zip(runs, styles(len(runs)), strict=True):
-        if not run.scores:
-            continue
-        table = frame_table(run.scores)
+    figure, (axis,) = new_figure(size=(COLUMN, 2.5))
+    for run, style in scored:
+        table = np.full((len(run.scores), max(map(len, run.scores.values()))), np.nan)  # nan after a sequence's end
+        for row, values in zip(table, run.scores.values(), strict=True):
+            row[: len(values)] = values  # None becomes nan
         frames = np.arange(2, table.shape[1] + 2)
         axis.plot(frames, np.nanmedian(table, axis=0), **style, linewidth=0.9)
         axis.fill_between(frames, np.nanmin(table, axis=0), np.nanmax(table, axis=0), color=style["color"], alpha=0.18,
                           linewidth=0)
-        lengths.add(run.settings.get("train_vi_len"))
-    lengths = sorted(lengths - {None})
+    lengths = sorted({run.settings["train_vi_len"] for run, _ in scored if run.settings.get("train_vi_len")})
     for length in lengths:
         axis.axvline(length, color="0.4", linestyle=":", linewidth=1)
     if lengths:
         axis.annotate(f" trained on clips of {', '.join(map(str, lengths))}", (lengths[-1], 0.02), fontsize=7,
                       xycoords=("data", "axes fraction"), color="0.3")
-    kinds = sorted({f"{run.scored_on}: {len(run.scores)}" for run in runs if run.scores})
-    axis.set(xlabel="frame", ylabel="PSNR (dB)")
+    kinds = sorted({f"{run.scored_on}: {len(run.scores)}" for run, _ in scored})
     title = f"PSNR per frame, median and range ({', '.join(kinds)})"
     if len(runs) == 1 and len(runs[0].scores) == 1:
-        ((name, values),) = runs[0].scores.items()
-        known = [value for value in values if value is not None]
-        title = f"PSNR per frame, {runs[0].scored_on} {name}: mean {np.mean(known or [np.nan]):.2f} dB"
-    axis.set_title(title)
-    name_runs(figure, axis, runs)
+        title = f"PSNR per frame, {runs[0].scored_on} {next(iter(runs[0].scores))}: mean {np.nanmean(table):.2f} dB"
+    axis.set(xlabel="frame", ylabel="PSNR (dB)", title=title)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    add_legend(figure, axis, runs)
     return figure
 
 
-def draw_schedules(rows: list[dict[str, float]], folder: Path) -> list[str]:
-    """The schedules of a run that has not started, a figure each. rows: a dict per epoch. Returns the files' names."""
-    plan = Run("plan", folder, rows, {}, None, None, {}, "")
-    for key, words in SCHEDULES.items():
-        save_figure(plot_column([plan], key, *words), folder / f"{key}.png")
-    return [f"{key}.png" for key in SCHEDULES]
-
-
-SCHEDULES = {  # column of metrics.csv -> label and title of its figure
-    "beta": ("beta", "Weight of the KL term"),
-    "tfr": ("ratio", "Teacher forcing ratio"),
-    "posterior_share": ("share", "Clips whose z is the posterior's"),
-    "lr": ("learning rate", "Learning rate at the end of the epoch"),
-}
-
-
-FIGURES = {  # name -> function of the runs that returns a figure, or None without numbers for it
-    "loss_linear": lambda runs: plot_losses(runs, "linear"),
-    "loss_log": lambda runs: plot_losses(runs, "log"),
+FIGURES: dict[str, Callable] = {  # name -> function of the runs: a figure, or None without numbers for it
+    "loss_linear": functools.partial(plot_losses, scale="linear"),
+    "loss_log": functools.partial(plot_losses, scale="log"),
     **{key: functools.partial(plot_column, key=key, label=label, title=title)
        for key, (label, title) in SCHEDULES.items()},
     "tfr": plot_tfr,

@@ -1,4 +1,4 @@
-"""Read a run folder: what Trainer and Tester left in it, checked, as plain numbers. Nothing here draws.
+"""Read a run folder: what Trainer and Tester wrote into it, checked, as plain numbers. Nothing here draws.
 
     RUN/metrics.csv       a row per epoch (Trainer)          RUN/best.ckpt, last.ckpt   hold the resolved flags
     RUN/environment.json  machine, versions, command
@@ -22,25 +22,29 @@ class Run(NamedTuple):
 
     name: str
     folder: Path
-    history: list[dict[str, float | None]]  # the rows of metrics.csv; None where a cell is empty
-    settings: dict[str, Any]  # the resolved flags; empty where the folder holds no checkpoint of ours
-    test: dict[str, Any] | None  # the Tester's metrics.json
-    test_folder: Path | None  # where it lies
-    scores: dict[str, list[float]]  # sequence -> PSNR in dB of frames 2, 3, …
-    scored_on: str  # "test" or "validation": what `scores` are of
+    history: list[dict[str, float | None]]  # the rows of metrics.csv; None for an empty cell
+    settings: dict[str, Any] = {}  # the resolved flags; empty without a checkpoint
+    test: dict[str, Any] | None = None  # the Tester's metrics.json
+    test_folder: Path | None = None  # the folder of metrics.json
+    scores: dict[str, list[float]] = {}  # sequence -> PSNR in dB of frames 2, 3, …
+    scored_on: str = ""  # "test" or "validation": what `scores` are of
 
 
 def read_run(folder: str | Path, test_folder: str | Path | None = None, name: str | None = None) -> Run:
-    """Read a Trainer folder. test_folder: the Tester's, otherwise RUN or RUN/test where either holds metrics.json."""
+    """Read a Trainer folder, or a Tester's, which has no history.
+
+    test_folder: the Tester's of this run; by default RUN/test or RUN, if one of them has metrics.json.
+    """
     folder = Path(folder)
-    history = read_history(folder / "metrics.csv")
-    if test_folder is not None and not (Path(test_folder) / "metrics.json").is_file():
-        raise InputError(f"{Path(test_folder) / 'metrics.json'}: not found; expected a folder that Tester.py wrote")
-    places = [Path(test_folder)] if test_folder is not None else [folder / "test", folder]
+    places = [folder / "test", folder] if test_folder is None else [Path(test_folder)]
     tested = next((place for place in places if (place / "metrics.json").is_file()), None)
-    test = read_json(tested / "metrics.json") if tested else None
-    scores, scored_on = {}, ""
-    if test:
+    if test_folder is not None and not tested:
+        raise InputError(f"{places[0] / 'metrics.json'}: not found; expected a folder that Tester.py wrote")
+    only_tested = tested == folder and not (folder / "metrics.csv").exists()
+    history = [] if only_tested else read_history(folder / "metrics.csv")
+    test, scores, scored_on = None, {}, ""
+    if tested:
+        test = read_json(tested / "metrics.json")
         scores = {str(s["name"]): s["psnr_per_frame"] for s in test.get("sequences", []) if s.get("psnr_per_frame")}
         scored_on = "test"
     if not scores and (folder / "validation.json").is_file():
@@ -54,7 +58,7 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
         raise InputError(f"{path}: not found; expected a folder that Trainer.py wrote")
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         table = csv.DictReader(file)
-        missing = [column for column in NEEDED if column not in (table.fieldnames or ())]
+        missing = [name for name in NEEDED if name not in (table.fieldnames or ())]
         if missing:
             raise InputError(f"{path}: has no column {missing[0]}; expected {','.join(NEEDED)},…")
         rows = []
@@ -63,7 +67,7 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
                 rows.append({key: float(value) if value else None for key, value in row.items() if key})
             except (TypeError, ValueError):
                 raise InputError(f"{path}, line {line}: not a number; expected a row of numbers") from None
-            if any(rows[-1].get(column) is None for column in NEEDED if column != "val_psnr"):
+            if any(rows[-1].get(name) is None for name in NEEDED if name != "val_psnr"):
                 raise InputError(f"{path}, line {line}: a number is missing; expected {','.join(NEEDED)},…")
     if not rows:
         raise InputError(f"{path}: holds no finished epoch yet")
@@ -74,7 +78,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """The resolved flags of a run, from its smallest checkpoint; empty without one."""
     for name in ("best.ckpt", "last.ckpt"):
         if (folder / name).is_file():
-            from modules.model.checkpoint import load_checkpoint  # with torch, which drawing doesn't need
+            from modules.model.checkpoint import load_checkpoint  # imports torch, which curves do not need
 
             return dict(load_checkpoint(folder / name).get("settings", {}))
     return {}
