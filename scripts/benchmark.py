@@ -1,10 +1,11 @@
-"""Measure training and prediction: one command, one table, JSON and a bar chart.
+"""Measure the speed of training, rollouts and whole programs, and of a plain loop that does the same work.
 
-    python scripts/benchmark.py --out docs/images/benchmark          (--quick: two minutes on two cores)
+    python scripts/benchmark.py --out docs/images/benchmark          (--quick: a few minutes on two cores)
 
-Every architecture and precision is timed in rounds, interleaved with a plain reference: the template architecture in
-float32, NCHW, one sequence at a time, every picture decoded again for every training step. Figures are medians over the
-rounds; ratios are against the reference of the same run. Data are drawn by make_dataset.py, as large as the course's.
+The plain loop is the course's network in float32 and NCHW, one sequence and one frame at a time; it decodes the images
+again for each training step and writes GIFs with Pillow. Everything is timed in interleaved rounds. The table has the
+medians in seconds; of the plain loop a part is timed and scaled. The data are drawn by make_dataset.py: images of
+1024x512, the course's size, for training, and of 32x64 for whole programs, which find them in a warm cache.
 """
 
 import argparse
@@ -14,299 +15,252 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.data.image_cache import read_image
-from modules.data.layout import training_images
+from modules.data.pixels import to_uint8
 from modules.data.sequence import Sequence
-from modules.files import write_json, write_text
+from modules.device import pick_device, pick_precision
+from modules.files import to_markdown, write_json, write_text
 from modules.model.vae import VAE_Model
 from modules.options import parse_trainer
 from modules.progress import Progress
-from modules.runtime import keep_freed_memory, run_program
+from modules.runtime import InputError, run_program
 from modules.score.predict import predict
 from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
 from modules.train.history import describe_environment
 from Trainer import Trainer
 
-PRESETS = {"template": "template", "multiscale": "best"}
-SEQUENCE = 629  # predicted frames of a course sequence
-HEIGHT, WIDTH = 32, 64  # of the frames
-DATA = "--width 1024 --height 512 --train_clips 1 --train_frames 48 --val_frames 9 --test_sequences 1 --test_frames 2"
+PRESETS = {"template": "--preset template --batch_size 4 --tfr 0", "multiscale": "--preset best"}
+HEIGHT, WIDTH, SEQUENCE = 32, 64, 629  # size of the frames in pixels; predicted frames of a course sequence
+LARGE = "--width 1024 --height 512 --train_clips 1 --train_frames 48 --val_frames 2 --test_sequences 1 --test_frames 2"
+CLIP, BATCH = 16, 4  # frames of a clip and clips of a step of the plain loop
 
 
-class Case:
-    """One line of the table: an architecture at a precision, through the Trainer's own step and `predict`."""
+class Size(NamedTuple):
+    """How much is measured."""
 
-    def __init__(self, data: Path, arch: str, precision: str, batch: int):
-        self.name, self.arch, self.precision = f"{arch} {precision}", arch, precision
-        flags = ["--num_epoch", "1", "--epoch_steps", "10000"]
-        flags += ["--batch_size", str(batch)] if arch == "template" else []
-        args = parse_trainer([*common_flags(data, arch, precision), *flags])
-        self.trainer = Trainer(args)
-        self.model, self.device, self.dtype = self.trainer.model, self.trainer.device, self.trainer.dtype
-        self.trainer.feed.begin(0)
-        self.at, self.training, self.one, self.six = 0, [], [], []
-
-    def train(self, seconds: float) -> None:
-        """Take steps for about so many seconds, at least one; notes predicted frames per second."""
-        for _ in range(5 if self.device.type == "cuda" else 1):
-            self.step()  # warm up: another case has had the caches since
-        synchronize()
-        begin, frames = time.perf_counter(), 0
-        while not frames or time.perf_counter() - begin < seconds:
-            frames += self.step()
-        synchronize()
-        self.training.append(frames / (time.perf_counter() - begin))
-
-    def step(self) -> int:
-        """One optimizer step; returns the number of frames that it predicted."""
-        batch = self.trainer.feed.batch(self.at)
-        self.trainer.step(batch._replace(feed_truth=False, lr=torch.full_like(batch.lr, 1e-4)))
-        self.at += 1
-        return batch.frames.shape[0] * (batch.frames.shape[1] - 1)
-
-    def predict(self, sequences: list[Sequence]) -> None:
-        """Predict one sequence, and all of them; notes seconds scaled to 629 frames."""
-        scale = SEQUENCE / (len(sequences[0].poses) - 1)
-        for notes, some in ((self.one, sequences[:1]), (self.six, sequences)):
-            self.rollouts([sequence._replace(poses=sequence.poses[:3]) for sequence in some])  # warm up
-            synchronize()
-            begin = time.perf_counter()
-            self.rollouts(some)
-            synchronize()
-            notes.append(scale * (time.perf_counter() - begin))
-
-    def rollouts(self, sequences: list[Sequence]) -> list[Tensor]:
-        """The predicted frames of every sequence, (T-1, 3, H, W)."""
-        return [frames[0, 1:] for frames in predict(self.model, sequences, self.dtype)]
+    rounds: int
+    seconds: float  # of each measurement of training and rollouts
+    part: int  # frames that a rollout predicts in one go; its seconds are scaled
+    frames: int  # predicted in a sequence of the whole programs
+    steps: int  # of the Trainer as a whole program
 
 
-class Reference(Case):
-    """The template architecture written the plain way: float32, NCHW, one box after the other for one frame at a time,
-    one sequence at a time, and every picture decoded again for every training step, on all cores."""
+FULL, QUICK = Size(5, 10.0, 64, SEQUENCE, 100), Size(1, 3.0, 8, 63, 10)
 
-    def __init__(self, data: Path, batch: int):
-        super().__init__(data, "template", "fp32", batch)
-        self.name = "reference"
-        self.model.to(memory_format=torch.contiguous_format)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
-        self.files = training_images(data)
-        self.readers = ThreadPoolExecutor(os.cpu_count())
 
-    def step(self) -> int:
-        window = self.trainer.feed.plan.windows[self.at]
-        pictures = ([files[i] for i in window.flatten()] for files in self.files)
-        frames, poses = (torch.stack([*self.readers.map(self.decode, p)]).unflatten(0, window.shape) for p in pictures)
+class PlainLoop:
+    """The reference. data: for `train`; tests: data set for `test`, which writes to `out`; model: of the course's
+    architecture. `train`, `rollout` and `test` return the number of frames that they predicted."""
+
+    def __init__(self, data: Path, tests: Path, out: Path, model: VAE_Model, part: int):
+        self.tests, self.out, self.part, self.device = tests, out, part, pick_device(None)
+        self.files = [sorted((data / "train" / kind).iterdir()) for kind in ("train_img", "train_label")]
+        self.model = model.to(self.device)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+        self.readers, self.random = ThreadPoolExecutor(os.cpu_count()), np.random.default_rng(0)
+
+    def decode(self, path: Path) -> Tensor:
+        image = Image.open(path).convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).to(self.device) / 255
+
+    def noise(self, batch: int) -> Tensor:
+        return torch.randn(batch, *self.model.latent_shape(HEIGHT, WIDTH), device=self.device)
+
+    def next_frame(self, last: Tensor, pose: Tensor, z: Tensor) -> Tensor:
+        return self.model.Generator(self.model.Decoder_Fusion(self.model.frame_transformation(last), pose, z))
+
+    def train(self) -> int:
+        """One step, each frame from the last generated one."""
+        starts = self.random.integers(len(self.files[0]) - CLIP + 1, size=BATCH)
+        files = [kind[start + t] for kind in self.files for start in starts for t in range(CLIP)]
+        frames, poses = torch.stack([*self.readers.map(self.decode, files)]).unflatten(0, (2, BATCH, CLIP))
         last, losses = frames[:, 0], []
-        for t in range(1, frames.shape[1]):
+        for t in range(1, CLIP):
             pose = self.model.label_transformation(poses[:, t])
             true_features = self.model.frame_transformation(frames[:, t])
-            z, mu, logvar = self.model.Gaussian_Predictor(true_features, pose, self.noise(len(frames)))
+            z, mu, logvar = self.model.Gaussian_Predictor(true_features, pose, self.noise(BATCH))
             last = self.next_frame(last, pose, z)
-            kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum() / len(frames)
+            kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum() / BATCH
             losses.append((last - frames[:, t]).square().mean() + kl)
         self.optimizer.zero_grad()
         (sum(losses) / len(losses)).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.at += 1
-        return len(frames) * (frames.shape[1] - 1)
+        return BATCH * (CLIP - 1)
 
     @torch.no_grad()
-    def rollouts(self, sequences: list[Sequence]) -> list[Tensor]:
-        predicted = []
-        for sequence in sequences:
-            last, frames = (sequence.frames[:1].to(self.device) / 255).contiguous(), []
-            for pose in sequence.poses[1:]:
-                features = self.model.label_transformation((pose[None].to(self.device) / 255).contiguous())
-                last = self.next_frame(last, features, self.noise(1))
-                frames.append(last)
-            predicted.append(torch.cat(frames))
-        return predicted
+    def predict(self, x_1: Tensor, poses: Tensor) -> Tensor:
+        """Frames 2 … T (T-1, 3, H, W) from x_1 (3, H, W) and poses (T, 3, H, W), floats."""
+        last, frames = x_1[None], []
+        for pose in poses[1:]:
+            last = self.next_frame(last, self.model.label_transformation(pose[None]), self.noise(1))
+            frames.append(last)
+        return torch.cat(frames)
 
-    def next_frame(self, last: Tensor, pose: Tensor, z: Tensor) -> Tensor:
-        return self.model.Generator(self.model.Decoder_Fusion(self.model.frame_transformation(last), pose, z))
+    def rollout(self) -> int:
+        images = torch.rand(self.part + 1, 3, HEIGHT, WIDTH, device=self.device)
+        return len(self.predict(images[0], images))
 
-    def noise(self, batch: int) -> Tensor:
-        return torch.randn(batch, *self.model.latent_shape(HEIGHT, WIDTH), device=self.device)
-
-    def decode(self, path: Path) -> Tensor:
-        return torch.from_numpy(read_image(path, HEIGHT, WIDTH).copy()).to(self.device) / 255
-
-
-def common_flags(data: Path, arch: str, precision: str) -> list[str]:
-    """The Trainer's flags that every measurement shares."""
-    folders = ["--DR", str(data), "--save_root", str(data / "run"), "--cache_dir", str(data / "cache")]
-    return [*folders, "--preset", PRESETS[arch], "--precision", precision]
+    def test(self) -> int:
+        """Decode and predict the first frames of test sequence 0, and write three GIFs."""
+        files = [sorted((self.tests / "test" / kind / "0").iterdir()) for kind in ("test_label", "test_gt")]
+        poses, truth = (torch.stack([self.decode(path) for path in paths[: self.part + 1]]) for paths in files)
+        for i, images in enumerate((self.predict(truth[0], poses), poses, truth)):
+            first, *rest = map(Image.fromarray, to_uint8(images).permute(0, 2, 3, 1).cpu().numpy())
+            first.save(self.out / f"{i}.gif", save_all=True, append_images=rest, duration=50, loop=0)
+        return self.part
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+class Case(NamedTuple):
+    """A row of the table. plain: the same work of the plain loop, "start" its number of processes, else in frames."""
+
+    name: str
+    measure: Callable[[], float]  # seconds
+    plain: dict[str, int] = {}
 
 
-def gflop_per_frame(model: VAE_Model, height: int = HEIGHT, width: int = WIDTH) -> float:
-    """Floating point operations of one predicted frame in 10^9, pose features included (2 per multiply-add)."""
-    device, counts = next(model.parameters()).device, []
-    for T in (2, 12):
-        with FlopCounterMode(display=False) as counter:  # with gradients, so that every kernel is launched one by one
-            first, poses = torch.rand(T + 1, 3, height, width, device=device).split([1, T])
-            model.rollout(first, poses[None])
-        counts.append(counter.get_total_flops())
-    return (counts[1] - counts[0]) / 10 / 1e9
+def per_frame(work: Callable[[], int], seconds: float) -> float:
+    """Seconds per frame: `work`, which returns its number of frames, runs once untimed, then for so many seconds."""
+    work()
+    begin, frames = time.perf_counter(), 0
+    while not frames or time.perf_counter() - begin < seconds:
+        frames += work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / frames
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """The best of ten square matrix multiplications, in 10^9 operations per second."""
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
-    times = []
-    for _ in range(10):
-        begin = time.perf_counter()
-        a @ b
-        synchronize()
-        times.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(times) / 1e9
+def launch(*command) -> float:
+    """Seconds of `python command…`; InputError with its last words where it fails."""
+    begin = time.perf_counter()
+    words = [sys.executable, *map(str, command)]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace")
+    if result.returncode:
+        raise InputError(f"{command[0]} ended with code {result.returncode}: {result.stderr.strip()[-300:]}")
+    return time.perf_counter() - begin
 
 
-START_UP = """
-import os, sys, time
-sys.argv = ["Trainer.py", *sys.argv[2:], "--epoch_steps", "1", "--num_epoch", "1"]
-begun = float({begun})
-import Trainer, torch
-trainer = Trainer.Trainer(Trainer.parse_trainer())
-trainer.feed.begin(0)
-trainer.step(trainer.feed.batch(0)).tolist()
-print("SECONDS", time.time() - begun)
-if torch.cuda.is_available():
-    print("BYTES", torch.cuda.max_memory_allocated())
-elif os.path.exists("/proc/self/status"):  # getrusage would tell the parent's memory if that is larger
-    print("BYTES", 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]))
-"""
+def model_cases(data: Path, arch: str, precision: str, size: Size) -> list[Case]:
+    """Training and rollouts of an architecture by the Trainer's own step and `predict`."""
+    flags = [*PRESETS[arch].split(), "--precision", precision, "--num_epoch", "1", "--epoch_steps", "10000"]
+    trainer = Trainer(parse_trainer(["--DR", str(data), "--save_root", str(data / "run"), *flags]))
+    batches, images = trainer.feed.batches(0), torch.zeros(size.part + 1, 3, HEIGHT, WIDTH, dtype=torch.uint8)
+
+    def train() -> int:
+        batch = next(batches)
+        trainer.step(batch)
+        return batch.frames.shape[0] * (batch.frames.shape[1] - 1)
+
+    def rollouts(count: int) -> int:
+        predict(trainer.model, [Sequence("", images[:1], images)] * count, trainer.dtype)
+        return count * size.part
+
+    name = f"{arch}, {'bf16' if trainer.dtype == torch.bfloat16 else 'fp32'}"
+    one, six = SEQUENCE, 6 * SEQUENCE
+    return [
+        Case(f"training, 1,000 frames: {name}", lambda: 1000 * per_frame(train, size.seconds), {"train": 1000}),
+        Case(f"one rollout of {SEQUENCE} frames: {name}",
+             lambda: one * per_frame(lambda: rollouts(1), size.seconds), {"rollout": one}),
+        Case(f"six rollouts of {SEQUENCE} frames: {name}",
+             lambda: six * per_frame(lambda: rollouts(6), size.seconds), {"rollout": six}),
+    ]
 
 
-def start_up(data: Path, arch: str, precision: str) -> tuple[float, float | None]:
-    """Seconds from the start of a fresh process to its first optimizer step, warm cache; its peak memory in GB,
-    of the GPU where there is one."""
-    code = START_UP.replace("{begun}", repr(time.time()))
-    command = [sys.executable, "-c", code, "Trainer.py", *common_flags(data, arch, precision)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True)
-    values = dict(line.split() for line in result.stdout.splitlines() if line.startswith(("SECONDS ", "BYTES ")))
-    return float(values["SECONDS"]), float(values["BYTES"]) / 1e9 if "BYTES" in values else None
+def program_cases(data: Path, size: Size) -> list[Case]:
+    """The programs as a user starts them, each into a new folder. data: of 32x64, with six test sequences."""
+    def run(program: str, *flags) -> float:
+        with tempfile.TemporaryDirectory() as out:
+            return launch(program, "--DR", data, "--save_root", out, "--cache_dir", data / "cache", *flags)
+
+    test = ["Tester.py", "--ckpt_path", ROOT / "docs/pretrained/dancer.ckpt"]
+    train = ["Trainer.py", "--num_epoch", 1, "--epoch_steps"]
+    args = parse_trainer(["--DR", str(data), "--save_root", "x"])
+    trained = size.steps * args.batch_size * (args.train_vi_len - 1)  # predicted frames
+    return [
+        Case("Tester.py, six sequences, no images", lambda: run(*test, "--pictures", "none")),
+        Case("Tester.py, six sequences", lambda: run(*test), {"start": 1, "test": 6 * size.frames}),
+        Case(f"Trainer.py, {size.steps} steps, a validation", lambda: run(*train, size.steps),
+             {"start": 1, "train": trained, "test": size.frames}),
+        Case("Trainer.py, one step, no images", lambda: run(*train, 1, "--val_vi_len", 2, "--pictures", "none")),
+        Case("Trainer.py --help", lambda: launch("Trainer.py", "--help")),
+    ]
+
+
+def measure(loop: PlainLoop, cases: list[Case], size: Size) -> tuple[list[dict], dict[str, float]]:
+    """The rows of the table, and the plain loop's seconds for a start and per frame; medians over the rounds."""
+    plain_cases = [Case("start", lambda: launch("-c", "import torch, PIL.Image")), *(
+        Case(work.__name__, lambda work=work: per_frame(work, size.seconds))
+        for work in (loop.train, loop.rollout, loop.test))]
+    samples = {case.name: [] for case in (*plain_cases, *cases)}
+    with Progress("measuring", size.rounds * len(samples), "case") as bar:
+        for _ in range(size.rounds):
+            for case in (*plain_cases, *cases):
+                bar.say(case.name)
+                samples[case.name].append(case.measure())
+                bar.update()
+    medians, rows = {name: statistics.median(values) for name, values in samples.items()}, []
+    for case in cases:
+        plain, seconds = sum(count * medians[name] for name, count in case.plain.items()) or None, medians[case.name]
+        rows.append({"name": case.name, "seconds": seconds, "plain": plain, "times": plain and plain / seconds})
+    return rows, {case.name: medians[case.name] for case in plain_cases}
+
+
+def write(out: Path, result: dict) -> None:
+    """OUT.json, OUT.md, OUT.png, and the table on stdout."""
+    table = [["", "seconds", "plain loop, seconds", "times"]]
+    for row in result["rows"]:
+        table.append([row["name"], *(f"{row[key]:.4g}" if row[key] else "" for key in ("seconds", "plain", "times"))])
+    write_json(out.with_name(out.name + ".json"), result)
+    write_text(out.with_name(out.name + ".md"), to_markdown(table))
+    draw_bars(result["rows"], out.with_name(out.name + ".png"))
+    print(to_markdown(table))
+
+
+def draw_bars(rows: list[dict], path: Path) -> None:
+    """Seconds of every case, and of the plain loop where it does the same work, on a logarithmic axis."""
+    figure, (axis,) = new_figure(size=(6, 0.28 * len(rows) + 1))
+    for key, shift, color, label in (("seconds", -0.2, BLUE, "this program"), ("plain", 0.2, ORANGE, "plain loop")):
+        places = [i for i, row in enumerate(rows) if row[key]]
+        bars = axis.barh([i + shift for i in places], [rows[i][key] for i in places], 0.36, color=color, label=label)
+        axis.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
+    axis.set(xscale="log", yticks=range(len(rows)), yticklabels=[row["name"] for row in rows], xlabel="seconds")
+    axis.set_xlim(right=1.6 * axis.get_xlim()[1])  # room for the last number
+    axis.invert_yaxis()
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
+    save_figure(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="runs/benchmark", help="path of the JSON, Markdown and PNG, without ending")
-    parser.add_argument("--quick", action="store_true", help="two minutes on two cores: fewer rounds, frames and cases")
-    parser.add_argument("--reference", action="store_true", help="only the reference and the default, for the ratio")
-    parser.add_argument("--profile", action="store_true", help="also write where the last case spends its time")
-    parser.add_argument("--batch_size", type=int, default=4, help="clips per step of the template (the report's: 4)")
+    parser.add_argument("--quick", action="store_true", help="one round, short sequences, half of the cases")
     args = parser.parse_args()
-    rounds, seconds, frames, batch = (2, 3.0, 9, 1) if args.quick else (5, 10.0, 65, args.batch_size)
+    size = QUICK if args.quick else FULL
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "data"
-        print("Drawing pictures of 1024x512 …", file=sys.stderr)
-        command = [sys.executable, str(ROOT / "scripts/make_dataset.py"), str(data), *DATA.split()]
-        subprocess.run(command, check=True, capture_output=True)
-        kinds = [(arch, precision) for arch in PRESETS for precision in ("fp32", "bf16")]
-        kinds = [("template", "auto"), ("multiscale", "auto")] if args.quick else kinds
-        kinds = [("multiscale", "auto")] if args.reference else kinds
-        cases = [Reference(data, batch), *(Case(data, *kind, batch) for kind in kinds)]
-        validation = cases[0].trainer.validation[0]
-        poses = validation.poses.repeat(-(-frames // len(validation.poses)), 1, 1, 1)[:frames]
-        sequences = [Sequence(str(i), validation.frames[:1], poses) for i in range(6)]
-        with Progress("measuring", rounds * len(cases), "case") as bar:
-            for _ in range(rounds):
-                for case in cases:
-                    bar.say(case.name)
-                    keep_freed_memory(not isinstance(case, Reference))
-                    case.train(seconds)
-                    case.predict(sequences)
-                    bar.update()
-        rows = [summary(case, cases[0], data) for case in cases]
-        if args.profile:
-            write_profile(cases[-1], sequences, Path(f"{args.out}_profile.txt"))
-    environment = describe_environment(cases[0].device, cases[0].dtype) | {
-        "command": " ".join(sys.argv), "rounds": rounds, "frames_predicted": frames - 1, "template_batch_size": batch
-    }
-    write(Path(args.out), {"environment": environment, "rows": rows})
-
-
-def summary(case: Case, reference: Case, data: Path) -> dict:
-    """The medians of a case and its ratios against the reference."""
-    seconds, memory = (None, None) if case is reference else start_up(data, case.arch, case.precision)
-    rate, one, six = (statistics.median(values) for values in (case.training, case.one, case.six))
-    gflop = gflop_per_frame(case.model)
-    peak = matmul_peak(case.device, case.dtype, 4096 if case.device.type == "cuda" else 1536)
-    return {
-        "name": case.name, "train_frames_per_second": rate, "predict_1_seconds": one, "predict_6_seconds": six,
-        "train_ratio": rate / statistics.median(reference.training),
-        "predict_1_ratio": statistics.median(reference.one) / one,
-        "predict_6_ratio": statistics.median(reference.six) / six,
-        "start_up_seconds": seconds, "peak_memory_gb": memory, "gflop_per_frame": gflop,
-        "parameters": sum(p.numel() for p in case.model.parameters()),
-        "train_share_of_peak": 3 * gflop * rate / peak, "predict_6_share_of_peak": 6 * SEQUENCE * gflop / six / peak,
-    }
-
-
-def write_profile(case: Case, sequences: list[Sequence], path: Path) -> None:
-    """The 15 operations that take most time of one training step and of one prediction, by torch.profiler."""
-    cuda = case.device.type == "cuda"
-    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
-    text = ""
-    for name, work in (("one training step", case.step), ("one prediction", lambda: case.rollouts(sequences))):
-        with torch.profiler.profile(activities=kinds) as profile:
-            work()
-            synchronize()
-        order = "self_device_time_total" if cuda else "self_cpu_time_total"
-        table = profile.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=48)
-        text += f"{case.name}, {name}\n{table}\n"
-    write_text(path, text)
-
-
-def write(out: Path, result: dict) -> None:
-    """OUT.json, OUT.md, OUT.png, and the table on stdout."""
-    columns = {
-        "name": "", "train_frames_per_second": "train frames/s", "train_ratio": "x", "predict_1_seconds": "1 seq. s",
-        "predict_1_ratio": "x", "predict_6_seconds": "6 seq. s", "predict_6_ratio": "x", "start_up_seconds": "start s",
-        "peak_memory_gb": "peak GB", "gflop_per_frame": "GFLOP/frame", "train_share_of_peak": "of peak, train",
-        "predict_6_share_of_peak": "of peak, 6 seq.",
-    }
-    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
-    for row in result["rows"]:
-        cells = ("" if row[key] is None else row[key] if key == "name" else f"{row[key]:.3g}" for key in columns)
-        lines.append("| " + " | ".join(cells) + " |")
-    text = "\n".join(lines) + "\n"
-    write_json(out.with_name(out.name + ".json"), result)
-    write_text(out.with_name(out.name + ".md"), text)
-    draw_benchmark(result["rows"], out.with_name(out.name + ".png"))
-    print(text)
-
-
-def draw_benchmark(rows: list[dict], path: Path) -> None:
-    """Bars, on a logarithmic axis: how many times faster than the reference each case trains and predicts."""
-    figure, (axis,) = new_figure(size=(6, 3.5))
-    axis.set(xlabel="times the reference", title="Speed against the reference of the same run")
-    for offset, key, color, label in (
-        (0.2, "train_ratio", BLUE, "training"), (-0.2, "predict_6_ratio", ORANGE, "prediction, six sequences"),
-    ):
-        places = [i + offset for i in range(len(rows))]
-        bars = axis.barh(places, [row[key] for row in rows], 0.38, color=color, label=label)
-        axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
-    axis.set(xscale="log", yticks=range(len(rows)), yticklabels=[row["name"] for row in rows])
-    axis.set_xlim(right=1.3 * axis.get_xlim()[1])  # room for the last number
-    axis.invert_yaxis()
-    axis.legend(frameon=False, loc="upper right")
-    save_figure(figure, path)
+        large, small = Path(folder, "large"), Path(folder, "small")
+        print("Drawing the data …", file=sys.stderr)
+        launch("scripts/make_dataset.py", large, *LARGE.split())
+        launch("scripts/make_dataset.py", small, "--test_sequences", 6, "--test_frames", size.frames + 1,
+               "--val_frames", size.frames + 1)
+        loop, programs = PlainLoop(large, small, Path(folder), VAE_Model(), size.part), program_cases(small, size)
+        programs[0].measure()  # fills the cache
+        precisions = ["auto"] if args.quick else ["fp32", "auto"]
+        models = [model_cases(large, arch, precision, size) for arch in PRESETS for precision in precisions]
+        rows, plain = measure(loop, [*sum(models, []), *programs], size)
+    environment = describe_environment(loop.device, pick_precision("auto", loop.device))
+    write(Path(args.out), {"environment": environment, "size": size._asdict(), "rows": rows, "plain": plain})
 
 
 if __name__ == "__main__":

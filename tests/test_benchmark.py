@@ -1,50 +1,70 @@
-"""The benchmark: both of its sides compute the same, and its table says what was measured."""
+"""The benchmark: the plain loop computes what the rollout computes, and the table says what was measured."""
 
 import json
 import sys
 
+import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, noise_frames
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark
 
-
-def test_the_plain_reference_computes_what_the_rollout_computes(dance, monkeypatch):
-    reference, case = benchmark.Reference(dance, batch=1), benchmark.Case(dance, "template", "fp32", batch=1)
-    monkeypatch.setattr(reference, "noise", lambda batch: torch.zeros(batch, 12, benchmark.HEIGHT, benchmark.WIDTH))
-    case.model.load_state_dict(reference.model.state_dict())
-    sequences = [s._replace(frames=s.frames[:1], poses=s.poses[:3]) for s in case.trainer.validation[:1]] * 3
-    for plain, fast in zip(reference.rollouts(sequences), case.rollouts(sequences), strict=True):
-        torch.testing.assert_close(plain.clamp(0, 1), fast, rtol=1e-4, atol=1e-4)
-    for one in (reference, case):
-        before = one.model.Generator[7].weight.detach().clone()
-        assert one.step() == 15 and one.at == 1
-        assert not torch.equal(one.model.Generator[7].weight, before), "a step trains"
-        one.predict(sequences)
-        assert len(one.one) == len(one.six) == 1 and one.one[0] > 0 and one.six[0] > 0
+from modules.data.sequence import Sequence
+from modules.model.vae import VAE_Model
+from modules.runtime import InputError
+from modules.score.predict import predict
 
 
-def test_gflop_are_those_of_a_hand_count():
-    """One 1x1 convolution from 12 to 2 x 12 channels is 2 * 12 * 24 operations a pixel."""
-    with benchmark.FlopCounterMode(display=False) as counter:
-        torch.nn.Conv2d(12, 24, 1)(torch.zeros(1, 12, 32, 64))
-    assert counter.get_total_flops() == 2 * 12 * 24 * 32 * 64
-    small = benchmark.VAE_Model("multiscale", 16, 8, 4, 16)
-    large = benchmark.VAE_Model("multiscale", 96, 160, 12, 160)
-    assert benchmark.gflop_per_frame(small) < 0.1 * benchmark.gflop_per_frame(large) < 0.1
+@pytest.fixture()
+def loop(dance, tmp_path, monkeypatch):
+    """The plain loop with a small network, on the CPU."""
+    monkeypatch.setattr(benchmark, "CLIP", 3)
+    monkeypatch.setattr(benchmark, "pick_device", lambda name: torch.device("cpu"))
+    torch.manual_seed(0)
+    return benchmark.PlainLoop(dance, dance, tmp_path, VAE_Model("template", 16, 8, 4, 16), part=4)
 
 
-def test_the_table_is_read_back(tmp_path, capsys):
-    keys = ("train_frames_per_second", "predict_1_seconds", "predict_6_seconds", "train_ratio", "predict_1_ratio",
-            "predict_6_ratio", "gflop_per_frame", "train_share_of_peak", "predict_6_share_of_peak")
-    slow = dict.fromkeys(keys, 1.0) | {"name": "reference", "start_up_seconds": None, "peak_memory_gb": None}
-    fast = dict.fromkeys(keys, 20.0) | {"name": "fast", "start_up_seconds": 3.0, "peak_memory_gb": 0.5}
-    benchmark.write(tmp_path / "b", {"environment": {}, "rows": [slow, fast]})
-    assert json.loads((tmp_path / "b.json").read_text())["rows"] == [slow, fast]
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (tmp_path / "b.md").read_text().splitlines()]
-    assert dict(zip(cells[0], cells[3], strict=True))["start s"] == "3"
-    assert dict(zip(cells[0], cells[2], strict=True))["start s"] == ""
-    assert cells[3][2] == "20" and capsys.readouterr().out.startswith("|  | train frames/s")
-    assert Image.open(tmp_path / "b.png").width > 400
+def test_the_plain_loop_predicts_what_the_rollout_predicts(loop, monkeypatch):
+    monkeypatch.setattr(loop, "noise", lambda batch: torch.zeros(batch, 4, 32, 64))
+    images = noise_frames(4, 3, 32, 64)
+    plain = loop.predict(images[0] / 255, images / 255)
+    (fast,) = predict(loop.model, [Sequence("0", images[:1], images)], torch.float32)
+    torch.testing.assert_close(plain.clamp(0, 1), fast[0, 1:], rtol=1e-4, atol=1e-4)
+
+
+def test_the_plain_loop_trains_and_writes(loop, tmp_path):
+    before = loop.model.Generator[7].weight.detach().clone()
+    assert loop.train() == 4 * 2 and not torch.equal(loop.model.Generator[7].weight, before)
+    assert loop.test() == loop.rollout() == 4
+    assert [Image.open(tmp_path / f"{i}.gif").n_frames for i in range(3)] == [4, 5, 5]
+
+
+def test_the_table(loop, dance, tmp_path, monkeypatch, capsys):
+    """Every kind of case once, on tiny data; the plain loop's seconds are those of its units times the work."""
+    calls = []
+    monkeypatch.setattr(benchmark, "launch", lambda *command: calls.append(list(map(str, command))) or 2.0)
+    monkeypatch.setitem(benchmark.PRESETS, "multiscale", "--preset best --F_dim 16 --L_dim 8 --N_dim 4 --D_out_dim 16")
+    size = benchmark.Size(1, 0.01, frames=5, part=2, steps=3)
+    cases = [*benchmark.model_cases(dance, "multiscale", "fp32", size),
+             *benchmark.program_cases(dance, size)]
+    rows, plain = benchmark.measure(loop, cases, size)
+    assert set(plain) == {"train", "test", "rollout", "start"} and plain["start"] == 2
+    benchmark.write(tmp_path / "b", {"environment": {}, "rows": rows, "plain": plain})
+    assert "|  | seconds | plain loop" in capsys.readouterr().out and Image.open(tmp_path / "b.png").width > 400
+    assert json.loads((tmp_path / "b.json").read_text())["rows"] == rows
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["training, 1,000 frames: multiscale, fp32"]["plain"] == pytest.approx(1000 * plain["train"])
+    assert by_name["six rollouts of 629 frames: multiscale, fp32"]["plain"] == pytest.approx(6 * 629 * plain["rollout"])
+    six = by_name["Tester.py, six sequences"]
+    assert six["plain"] == pytest.approx(2 + 6 * 5 * plain["test"]) and six["times"] == six["plain"] / 2
+    train = by_name["Trainer.py, 3 steps, a validation"]
+    assert train["plain"] == pytest.approx(2 + 3 * 16 * plain["train"] + 5 * plain["test"])
+    assert by_name["Trainer.py --help"]["times"] is None and ["Trainer.py", "--help"] in calls
+
+
+def test_a_program_that_fails_is_one_line():
+    assert benchmark.launch("-c", "print(1)") > 0
+    with pytest.raises(InputError, match="-c ended with code 2: sorry"):
+        benchmark.launch("-c", "import sys; print('sorry', file=sys.stderr); sys.exit(2)")
