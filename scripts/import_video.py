@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from modules.options import natural, natural_float, number, positive_float, unit_float
 from modules.pose.keypoints import FEWEST, follow, read_keypoints, write_coco
 from modules.pose.output import new_dataset
-from modules.pose.skeleton import draw_poses, lines_for
+from modules.pose.skeleton import draw_poses, line_widths
 from modules.pose.video import FOLDER_RATE, Video, choose_frames, open_video, read_frames
 from modules.progress import followed
 from modules.runtime import InputError, run_program
@@ -58,13 +58,12 @@ class Framing(NamedTuple):
 
 def find_framing(video: Video, height: int, width: int, fit: str) -> Framing:
     """Crop to the frame's aspect around the middle, or fit the whole image between black bars."""
+    scales = width / video.width, height / video.height
     if fit == "letterbox":
-        scale = min(width / video.width, height / video.height)
-        inside = max(1, round(video.width * scale)), max(1, round(video.height * scale))
+        inside = [max(1, round(side * min(scales))) for side in (video.width, video.height)]
         place = ((width - inside[0]) // 2, (height - inside[1]) // 2, *inside)
         return Framing((0, 0, video.width, video.height), place, (width, height))
-    scale = max(width / video.width, height / video.height)
-    inside = width / scale, height / scale
+    inside = width / max(scales), height / max(scales)
     left, top = (video.width - inside[0]) / 2, (video.height - inside[1]) / 2
     return Framing((left, top, left + inside[0], top + inside[1]), (0, 0, width, height), (width, height))
 
@@ -142,8 +141,7 @@ def write_frames(folder: Path, video: Video, chosen: np.ndarray, framing: Framin
 
 def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: argparse.Namespace) -> None:
     """Move the frames of raw/<k>.png to their place, with poses, and the training frames' joints to keypoints.json."""
-    lines = lines_for(args.frame_H, args.line_width)
-    names, people = [], []
+    widths, names, people = line_widths(args.frame_H, args.line_width), [], []
     for part, stretches in parts.items():
         number = 0
         for index, (begin, end) in enumerate(stretches):
@@ -151,7 +149,7 @@ def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: arg
             images, poses = (below.format(kind) for kind in ("gt" if part == "test" else "img", "label"))
             for folder in (images, poses):
                 (new / folder).mkdir(parents=True, exist_ok=True)
-            drawn = draw_poses(joints[begin:end], args.min_confidence, args.frame_H, args.frame_W, lines)
+            drawn = draw_poses(joints[begin:end], args.min_confidence, args.frame_H, args.frame_W, widths)
             for k, pose in enumerate(drawn, begin):
                 name = f"frame{number + k - begin:06d}.png"
                 (raw / f"{k}.png").rename(new / images / name)
@@ -165,7 +163,7 @@ def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: arg
                 shutil.copyfile(new / images / "frame000000.png", given / "frame000000.png")
             else:
                 number += end - begin + JUMP
-    info = {"limb": lines.limb, "least": lines.least, "min_confidence": args.min_confidence}
+    info = {"limb": widths[0], "least": widths[1], "min_confidence": args.min_confidence}
     write_coco(new / "keypoints.json", names, people, args.frame_H, args.frame_W, info)
 
 
@@ -181,9 +179,7 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
     if len(chosen) < 2:
         raise InputError(f"--start {args.start:g} --end {args.end}: {len(chosen)} frames lie between; the video has "
                          f"{video.times[-1]:.1f} s")
-    if args.fps or video.uneven:
-        print(f"{'A variable rate, made even' if video.uneven else 'Taken'}: {len(chosen)} frames, "
-              f"{rate:.4g} a second, {len(np.unique(chosen))} different ones")
+    print(f"Taken: {len(chosen)} frames, {rate:.4g} a second" + ", made even from a variable rate" * video.uneven)
     framing = find_framing(video, args.frame_H, args.frame_W, args.fit)
     box = "x".join(f"{end - begin:.0f}" for begin, end in zip(framing.box[:2], framing.box[2:], strict=True))
     print(f"Frames: the middle {box} of {video.width}x{video.height} as {framing.place[2]}x{framing.place[3]} in "
@@ -199,8 +195,7 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
     present = joints[..., 2].any(axis=1)
     print(f"Keypoints: at most {max(map(len, people))} in a frame; the followed person is in {present.sum()} of "
           f"{len(chosen)} frames, the others are left out as cuts")
-    print(f"Cuts of the video: {len(cuts)}" + f", before frames {', '.join(map(str, chosen[cuts[:8]]))}" * bool(cuts)
-          + ", …" * (len(cuts) > 8))
+    print(f"Cuts of the video: {len(cuts)}" + f", before frames {', '.join(map(str, chosen[cuts]))}" * bool(cuts))
     seen = joints[joints[..., 2] >= args.min_confidence]
     if len(seen) and (outside := find_outside(seen, framing.size)) > 0.02:
         print(f"warning: {outside:.0%} of the person's joints lie outside the frames", file=sys.stderr)
@@ -215,7 +210,7 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
         print(f"{part}: {sum(lengths)} frames in {len(lengths)} {'stretch' if len(lengths) == 1 else 'stretches'} of "
               f"{min(lengths)} to {max(lengths)}")
         left_out -= sum(lengths)
-    print(f"Left out: {left_out} frames, between train, val and test and where a single one stands alone")
+    print(f"Left out: {left_out} frames between train, val and test, and single ones between two cuts")
     place_parts(new, raw, parts, joints, args)
     shutil.rmtree(raw)
 

@@ -18,7 +18,7 @@ from import_video import find_cuts, find_framing, find_stretches, split
 
 from dataloader import Dataset_Dance
 from modules.pose.keypoints import BODY_25, COCO_17, COCO_18, follow, read_keypoints, to_person
-from modules.pose.skeleton import NAMES, draw_poses, lines_for
+from modules.pose.skeleton import NAMES, draw_poses, line_widths
 from modules.pose.video import Video, choose_frames, open_video, read_frames
 from modules.runtime import InputError
 from modules.show.video import save_mp4
@@ -255,7 +255,7 @@ def test_joints_below_the_confidence_are_not_drawn():
     joints = np.array([person_at(32, 28, 24)])
     joints[0, NAMES.index("right_wrist"), 2] = 0.2
     without = joints * (joints[..., 2:] > 0.2)
-    pictures = [next(draw_poses(some, least, 32, 64, lines_for(32))).tobytes() for some, least in (
+    pictures = [next(draw_poses(some, least, 32, 64, line_widths(32))).tobytes() for some, least in (
         (joints, 0.3), (without, 0.1), (joints, 0.1))]
     assert pictures[0] == pictures[1] != pictures[2]
 
@@ -263,8 +263,8 @@ def test_joints_below_the_confidence_are_not_drawn():
 def test_lines_survive_small_frames():
     """At 16x32 a limb still reaches its full colour somewhere; drawn large and made smaller it does not."""
     joints = np.array([person_at(16, 14, 12)])
-    drawn_for_size = np.asarray(next(draw_poses(joints, 0.3, 16, 32, lines_for(16))), dtype=float)
-    thin = np.asarray(next(draw_poses(joints, 0.3, 16, 32, lines_for(16, 0.2))), dtype=float)
+    drawn_for_size = np.asarray(next(draw_poses(joints, 0.3, 16, 32, line_widths(16))), dtype=float)
+    thin = np.asarray(next(draw_poses(joints, 0.3, 16, 32, line_widths(16, 0.2))), dtype=float)
     assert drawn_for_size.min(axis=(0, 1)).max() < 20 and thin.min(axis=(0, 1)).max() > 60
 
 

@@ -7,7 +7,6 @@ the order of skeleton.NAMES.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ def to_person(values: Any, file: Path, names: list[str] | None = None) -> np.nda
 
 
 def follow(
-    people: list[np.ndarray], min_confidence: float, cuts: frozenset[int] = frozenset(), numbers: Sequence[int] = ()
+    people: list[np.ndarray], min_confidence: float, cuts: frozenset[int] = frozenset(), numbers: list[int] = ()
 ) -> np.ndarray:
     """One person through all frames: (T, J, 3), zeros in frames without the person.
 
@@ -146,7 +145,8 @@ def follow(
     cuts: the first frames after cuts; numbers[i] is who is followed after the i-th cut.
     """
     joints, last, missed = np.zeros((len(people), len(NAMES), 3)), None, 0
-    number, later = (numbers[0] if numbers else None), iter(numbers[1:])
+    later = iter(numbers)
+    number = next(later, None)
     for t, frame in enumerate(people):
         missed += 1
         if t in cuts:
@@ -173,7 +173,7 @@ def follow(
 
 
 def height_of(person: np.ndarray) -> float:
-    """The longer side of the box around a person, pixels."""
+    """The longer side of the box around a person (J, 2), pixels."""
     return float((np.nanmax(person, axis=0) - np.nanmin(person, axis=0)).max())
 
 
@@ -190,10 +190,9 @@ def write_coco(
 ) -> None:
     """A COCO file with an image for every name, also for those without a person. people: [T] of (n, J, 3)."""
     images = [{"id": t, "file_name": name, "width": width, "height": height} for t, name in enumerate(names)]
-    persons = [(t, person) for t, frame in enumerate(people) for person in frame]
-    annotations = [
-        {"id": i, "image_id": t, "category_id": 1, "iscrowd": 0, "keypoints": person.round(3).ravel().tolist()}
-        for i, (t, person) in enumerate(persons)]
+    placed = [(t, person.round(3).ravel().tolist()) for t, frame in enumerate(people) for person in frame]
+    annotations = [{"id": i, "image_id": t, "category_id": 1, "iscrowd": 0, "keypoints": values}
+                   for i, (t, values) in enumerate(placed)]
     skeleton = [[NAMES.index(name) + 1 for name in limb] for limb in LIMBS]
     category = {"id": 1, "name": "person", "keypoints": NAMES, "skeleton": skeleton}
     write_json(path, {"info": info or {}, "images": images, "annotations": annotations, "categories": [category]})

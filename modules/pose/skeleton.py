@@ -1,17 +1,16 @@
-"""The skeleton of a pose picture: joints and limbs in the colours of OpenPose's BODY_25 (Cao et al. 2019), on white.
+"""The skeleton of a pose image: joints and limbs in the colours of OpenPose's BODY_25 (Cao et al. 2019), on white.
 
 Arrays: T frames, J = 21 joints in the order of NAMES, pixels (x to the right, y down).
 """
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 SUPERSAMPLE = 4
-LINE = 0.036  # width of a limb, picture heights
+LINE = 0.036  # width of a limb, image heights
 ANGLES = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 DIRECTIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)])  # (2, 24)
 
@@ -38,7 +37,7 @@ def hull(centres: np.ndarray, radii: np.ndarray) -> list:
 def pose_polygons(pixels: np.ndarray, seen: np.ndarray, height: float, least: float = 0.0) -> list[list]:
     """Coloured limbs and dark dots of the joints that are seen; pixels (T, J, 2), seen bool (T, J).
 
-    height: of the picture that the lines are made for, pixels; least: half the width of the thinnest line, pixels.
+    height: of the image that the lines are made for, pixels; least: half the width of the thinnest line, pixels.
     """
     frames = [[] for _ in pixels]
     for limb in LIMBS + [(name, name) for name in NAMES]:
@@ -52,7 +51,7 @@ def pose_polygons(pixels: np.ndarray, seen: np.ndarray, height: float, least: fl
 
 
 def paint(polygons: list, background: Image.Image) -> Image.Image:
-    """One frame's polygons, given in supersampled pixels, smoothly over a background picture."""
+    """One frame's polygons, given in supersampled pixels, smoothly over a background image."""
     layer = Image.new("RGBA", (background.width * SUPERSAMPLE, background.height * SUPERSAMPLE))
     draw = ImageDraw.Draw(layer)
     for outline, colour in polygons:
@@ -62,26 +61,21 @@ def paint(polygons: list, background: Image.Image) -> Image.Image:
     return background
 
 
-class Lines(NamedTuple):
-    """How thick a skeleton is drawn, in pixels of the picture: a limb, and at least every line."""
-
-    limb: float
-    least: float
-
-
-def lines_for(height: int, limb: float | None = None) -> Lines:
-    """Lines that survive in pictures of that height: none is thinner than a pixel unless `limb` is."""
+def line_widths(height: int, limb: float | None = None) -> tuple[float, float]:
+    """Pixels of a limb, and of the thinnest line, in images of that height: at least 1 unless `limb` is thinner."""
     limb = limb or max(LINE * height, 1)
-    return Lines(limb, min(limb, 1))
+    return limb, min(limb, 1)
 
 
 def draw_poses(
-    joints: np.ndarray, min_confidence: float, height: int, width: int, lines: Lines
+    joints: np.ndarray, min_confidence: float, height: int, width: int, widths: tuple[float, float]
 ) -> Iterator[Image.Image]:
-    """Pose pictures of `height` x `width`, drawn at that size: joints (T, J, 3) as (x, y, confidence) in its pixels."""
+    """Pose images of `height` x `width`, drawn at that size: joints (T, J, 3) as (x, y, confidence) in its pixels.
+
+    widths: of a limb, and of the thinnest line, pixels."""
     seen = joints[..., 2] >= max(min_confidence, 1e-9)
     for start in range(0, len(joints), 64):  # bounds the memory
-        some = slice(start, start + 64)
-        pixels, size = SUPERSAMPLE * joints[some, :, :2], SUPERSAMPLE * lines.limb / LINE
-        for polygons in pose_polygons(pixels, seen[some], size, SUPERSAMPLE * lines.least / 2):
+        chunk = slice(start, start + 64)
+        pixels, (limb, least) = SUPERSAMPLE * joints[chunk, :, :2], (SUPERSAMPLE * width for width in widths)
+        for polygons in pose_polygons(pixels, seen[chunk], limb / LINE, least / 2):
             yield paint(polygons, Image.new("RGB", (width, height), "white"))

@@ -67,9 +67,8 @@ def probe(path: Path) -> Video:
         ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise InputError(f"no ffmpeg to read {path} with ({error!s:.100}); pip install imageio-ffmpeg") from None
-    command = [ffmpeg, "-v", "error", "-nostdin", *LOCAL, "-i", address(path), *EACH_FRAME, "-noautoscale",
-               "-enc_time_base", "demux", "-f", "framecrc", "-"]
-    done = subprocess.run(command, capture_output=True)
+    done = subprocess.run([ffmpeg, "-v", "error", "-nostdin", *LOCAL, "-i", f"file:{path.resolve()}", *EACH_FRAME,
+                           "-noautoscale", "-enc_time_base", "demux", "-f", "framecrc", "-"], capture_output=True)
     table = done.stdout.decode()
     frames = re.findall(r"^0, *-?\d+, *(-?\d+), *\d+, *(\d+)", table, re.MULTILINE)  # time and bytes of each
     if not frames:
@@ -85,11 +84,6 @@ def probe(path: Path) -> Video:
     return Video(path, None, height, width, times - times[0], frozenset())
 
 
-def address(path: Path) -> str:
-    """The name of a file that ffmpeg takes for nothing else."""
-    return f"file:{path.resolve()}"
-
-
 def read_frames(video: Video) -> Iterator[Image.Image]:
     """All frames as RGB images, in order."""
     for file in video.files or ():
@@ -99,10 +93,9 @@ def read_frames(video: Video) -> Iterator[Image.Image]:
                              f"{video.width}x{video.height}; expected one size")
         yield image
     if video.files is None:
-        frames = imageio_ffmpeg.read_frames(address(video.path), input_params=LOCAL, output_params=EACH_FRAME)
-        t = 0
+        frames, t = imageio_ffmpeg.read_frames(f"file:{video.path.resolve()}", "rgb24", None, LOCAL, EACH_FRAME), 0
         try:
-            next(frames)  # facts of the file
+            next(frames)  # facts of the file, as text tells them
             while t < len(video.times):
                 yield Image.frombytes("RGB", (video.width, video.height), next(frames))
                 t += 1
