@@ -6,7 +6,9 @@ from conftest import ROOT, SMALL, check_error, run_inside
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
-from modules.model.vae import VAE_Model, levels_for
+from modules.model import template
+from modules.model.multiscale import levels_for
+from modules.model.vae import VAE_Model
 from modules.options import PRESETS
 
 TINY = {"arch": "multiscale", "F_dim": 16, "L_dim": 16, "N_dim": 4, "D_out_dim": 16}
@@ -40,7 +42,7 @@ def test_default_is_small_and_cheap():
     at_32x64 = operations(model, 32, 64)
     assert at_32x64 <= 1e9
     for height, width, times in ((64, 64, 2.25), (64, 128, 4.5)):
-        larger = VAE_Model(**DEFAULT, levels=levels_for("multiscale", height, width))
+        larger = VAE_Model(**DEFAULT, levels=levels_for(height, width))
         assert times / 1.15 < operations(larger, height, width) / at_32x64 <= times
 
 
@@ -49,19 +51,19 @@ def test_default_is_small_and_cheap():
     (256, 264, 4), (30, 64, 4),
 ])
 def test_levels_grow_with_the_frame(height, width, levels):
-    assert levels_for("multiscale", height, width) == levels
-    assert levels_for("template", height, width) == 1
+    assert levels_for(height, width) == levels
+    assert template.levels_for(height, width) == 1
     with pytest.raises(ValueError, match=f"{levels + 10} levels: expected 4 … 13"):
         VAE_Model(**TINY, levels=levels + 10)
 
 
 @pytest.mark.parametrize("height, width, latent", [(64, 64, (4, 4)), (64, 128, (4, 8)), (128, 256, (4, 8))])
 def test_every_weight_of_a_larger_model_learns(height, width, latent):
-    levels = levels_for("multiscale", height, width)
+    levels = levels_for(height, width)
     model = shaken(**TINY, prior="learned", levels=levels).train()
     assert model.latent_shape(height, width) == (4, *latent)
     frames, poses = torch.rand(1, 2, 3, height, width), torch.rand(1, 2, 3, height, width)
-    out = model.rollout(frames[:, 0], poses, truth=frames, noise=torch.randn(1, 1, 4, *latent), posterior_clips=1)
+    out = model.rollout(frames[:, 0], poses, truth=frames, noise=torch.randn(1, 1, 4, *latent))
     (out.frames.mean() + out.kl.mean()).backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
     with torch.no_grad():
@@ -74,10 +76,10 @@ def test_the_pretrained_model_predicts_the_very_same():
     """Numbers of the code that wrote docs/pretrained/dancer.ckpt."""
     path = ROOT / "docs/pretrained/dancer.ckpt"
     model, size = model_from_checkpoint(load_checkpoint(path), path)
-    assert size == (32, 64) and (model.config["levels"], model.config["last_maps"]) == (4, 0)
+    assert size == (32, 64) and model.config == DEFAULT | {"levels": 4}
     y, x = torch.meshgrid(torch.arange(32), torch.arange(64), indexing="ij")
-    picture = torch.stack([(3 * y + 2 * x) % 64, (5 * y + x) % 128, (y * x) % 256]) / 255
-    frames = model.rollout(picture[None], torch.stack([picture.roll(t, -1) for t in range(4)])[None]).frames
+    image = torch.stack([(3 * y + 2 * x) % 64, (5 * y + x) % 128, (y * x) % 256]) / 255
+    frames = model.rollout(image[None], torch.stack([image.roll(t, -1) for t in range(4)])[None]).frames
     expected = [0.32731155, 0.32941684, 0.32998154]
     torch.testing.assert_close(frames.mean(dim=(0, 2, 3, 4)), torch.tensor(expected), rtol=0, atol=1e-5)
     expected = [0.03256076, 0.37699580, 0.76359099]
@@ -86,21 +88,7 @@ def test_the_pretrained_model_predicts_the_very_same():
     assert other.shape == (1, 1, 3, 64, 128), "its four levels at another size"
 
 
-@torch.no_grad()
-def test_a_model_with_the_last_frame_in_its_decoder_is_known_by_its_weights(tmp_path):
-    """As earlier versions wrote them, and as bare weights."""
-    old = shaken(**TINY, prior="learned", last_maps=2)
-    config = {key: value for key, value in old.config.items() if key not in ("levels", "last_maps")}
-    first, poses = torch.rand(1, 3, 32, 64), torch.rand(1, 3, 3, 32, 64)
-    for contents in ({"state_dict": old.state_dict(), "config": {"model": config, "frame_size": [32, 64]}},
-                     old.state_dict()):
-        torch.save(contents, tmp_path / "old.ckpt")
-        model, _ = model_from_checkpoint(load_checkpoint(tmp_path / "old.ckpt"), "old.ckpt")
-        assert model.config["last_maps"] == 2
-        assert torch.equal(model.eval().rollout(first, poses).frames, old.rollout(first, poses).frames)
-
-
-def test_a_larger_run_is_tested_and_gone_on_with(dance, tmp_path):
+def test_a_larger_run_is_tested_and_resumed(dance, tmp_path):
     small = [*SMALL, "--frame_H", 64, "--frame_W", 128, "--train_vi_len", 2, "--batch_size", 2, "--pictures", "none"]
     train = ["Trainer.py", "--DR", dance, *small, "--epoch_steps", 1]
     first = run_inside(*train, "--save_root", tmp_path / "a", "--num_epoch", 1)
@@ -138,30 +126,29 @@ def test_any_multiple_of_eight(height, width):
 def test_other_sizes_are_one_clear_line(tmp_path, dance):
     with pytest.raises(ValueError, match="30x64.*multiples of 8"):
         VAE_Model(**SIZES).latent_shape(30, 64)
+    with pytest.raises(ValueError, match="F_dim 20.*multiples of 8"):
+        VAE_Model(**TINY | {"F_dim": 20})
     result = run_inside("Trainer.py", "--DR", dance, "--save_root", tmp_path, "--frame_H", 20, "--frame_W", 32)
     assert result.returncode == 2
     check_error(result, "20x32", "multiples of 8, such as 16x32")
 
 
 @torch.no_grad()
-def test_a_rollout_of_5000_frames_stays_within_the_range():
+def test_a_rollout_of_1600_frames_stays_within_the_range():
     model = shaken(arch="multiscale", F_dim=8, L_dim=8, N_dim=2, D_out_dim=8)
-    poses = torch.randint(0, 256, (1, 40, 3, 8, 16), dtype=torch.uint8).repeat(1, 125, 1, 1, 1)
-    frames = model.rollout(torch.rand(1, 3, 8, 16), poses, noise=3 * torch.randn(1, 4999, 2, 1, 2)).frames
+    poses = torch.randint(0, 256, (1, 40, 3, 8, 16), dtype=torch.uint8).repeat(1, 40, 1, 1, 1)
+    frames = model.rollout(torch.rand(1, 3, 8, 16), poses, noise=3 * torch.randn(1, 1599, 2, 1, 2)).frames
     assert torch.isfinite(frames).all() and frames.min() >= 0 and frames.max() <= 1
 
 
 @torch.no_grad()
-def test_x1_is_used_besides_the_last_frame():
-    model = shaken(**TINY, prior="learned")
-    first, poses, last = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 3, 16, 16), torch.rand(1, 3, 16, 16)
-    frames = model.rollout(first, poses, start=last).frames
-    assert not torch.equal(frames, model.rollout(1 - first, poses, start=last).frames)
-    assert not torch.equal(frames, model.rollout(first, poses, start=1 - last).frames)
-    model = shaken(**TINY)
-    assert torch.equal(model.rollout(first, poses, start=last).frames, model.rollout(first, poses).frames)
-    model = shaken(**TINY, last_maps=2)
-    assert not torch.equal(model.rollout(first, poses, start=last).frames, model.rollout(first, poses).frames)
+def test_x1_is_used_and_the_last_frame_by_a_learned_prior_only():
+    x_1, poses, last = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    for prior, used in (("learned", True), ("standard", False)):
+        model = shaken(**TINY, prior=prior)
+        frames = model.rollout(x_1, poses, last=last).frames
+        assert not torch.equal(frames, model.rollout(1 - x_1, poses, last=last).frames)
+        assert torch.equal(frames, model.rollout(x_1, poses, last=1 - last).frames) != used
 
 
 @torch.no_grad()

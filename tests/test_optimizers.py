@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from modules.train.optimizers import AUXILIARY_RATE, build_optimizers, clipped_step, orthogonalise
+from modules.model.vae import VAE_Model
+from modules.train.optimizers import AUXILIARY_RATE, Muon, build_optimizers, clipped_step, orthogonalise
 
 
 def test_updates_are_nearly_orthogonal_and_keep_their_directions():
@@ -28,10 +29,14 @@ def test_a_gradient_of_few_directions_stays_finite_in_bfloat16():
 
 
 def test_muon_trains_matrices_and_adamw_the_rest():
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 6, 3))
+    model = VAE_Model("multiscale", F_dim=16, L_dim=16, N_dim=4, D_out_dim=16, prior="learned")
     muon, adamw = build_optimizers("Muon", model, 0.1, 0.01)
-    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model[1].weight)]
-    assert sum(len(group["params"]) for group in adamw.param_groups) == 5
+    names = {id(p): name for name, p in model.named_parameters()}
+    trained = {names[id(p)] for p in muon.param_groups[0]["params"]}
+    assert "Generator.blocks.3.0.conv1.weight" in trained and "frame_transformation.convs.1.weight" in trained
+    assert not any(name.startswith(("Gaussian_Predictor", "prior", "Decoder_Fusion")) for name in trained)
+    assert "frame_transformation.convs.0.weight" not in trained, "three channels in"
+    assert sum(len(group["params"]) for o in (muon, adamw) for group in o.param_groups) == len(names)
     assert [group["weight_decay"] for group in adamw.param_groups] == [0.01, 0.0], "biases are not decayed"
     before = [p.detach().clone() for p in model.parameters()]
     for parameter in model.parameters():
@@ -45,7 +50,7 @@ def test_muon_trains_matrices_and_adamw_the_rest():
 def test_muon_step_has_its_size_and_a_memory():
     torch.manual_seed(0)
     weight = nn.Parameter(torch.zeros(16, 16, 3, 3))
-    muon = build_optimizers("Muon", nn.ParameterList([weight]), 0.01, 0.0)[0]
+    muon = Muon([weight], 0.01)
     weight.grad = torch.randn_like(weight) * 1e-6
     muon.step()
     expected = 0.01 * 0.2 * 144**0.5 * (16**0.5 / weight.numel() ** 0.5)  # orthogonal rows: root mean square 1/12
@@ -53,4 +58,4 @@ def test_muon_step_has_its_size_and_a_memory():
     before = weight.detach().clone()
     weight.grad = torch.zeros_like(weight)
     muon.step()
-    assert not torch.equal(weight, before), "momentum goes on without a gradient"
+    assert not torch.equal(weight, before), "momentum moves it without a gradient"

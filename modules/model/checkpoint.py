@@ -10,6 +10,7 @@ The arguments of VAE_Model are always read from the names and shapes of the weig
 """
 
 import argparse
+import contextlib
 import inspect
 import io
 import os
@@ -83,15 +84,14 @@ def read_file(path: Path) -> dict[str, Any]:
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # damaged bytes make a reader raise any kind of error
-        if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
-            name = str(error).partition("GLOBAL ")[2].split(" ")[0]
-            raise InputError(f"{path}: holds a Python object ({name:.60}), which could run code when loaded; "
-                             f"expected tensors and plain values; {SAVE_AGAIN}") from None
+    except Exception:  # damaged bytes make a reader raise any kind of error
         with open(path, "rb") as file:
-            start = file.read(16)
-        raise InputError(f"{path}: not a readable checkpoint; expected a file written by torch.save, whole; found "
-                         f"{os.path.getsize(path):,} bytes that begin with {start!r}") from None
+            found = f"{os.path.getsize(path):,} bytes that begin with {file.read(16)!r}"
+        with contextlib.suppress(Exception):
+            unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            found = f"Python objects, which could run code when loaded: {listed(unknown)}" if unknown else found
+        raise InputError(f"{path}: not a readable checkpoint; expected tensors and plain values from torch.save, the "
+                         f"whole file; found {found}; {SAVE_AGAIN}") from None
     if not isinstance(contents, dict):
         raise InputError(f"{path}: holds a {type(contents).__name__}, expected a dict; {SAVE_AGAIN}")
     return contents

@@ -64,6 +64,7 @@ class VAE_Model(nn.Module):
         }
         for name, network in networks.build(F_dim, L_dim, N_dim, D_out_dim, levels, prior == "learned").items():
             setattr(self, name, network)
+        self.adamw_networks = networks.ADAMW_NETWORKS  # see build_optimizers
         self.latent_scale = 2 ** (levels - 1)  # of a frame's side over the latent's
         self.uses_x_1 = networks.USES_X_1  # whether the features of x_1 are used
         self.uses_last = networks.USES_LAST or prior == "learned"  # whether the features of the last frame are used

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from modules.model.vae import VAE_Model, architecture
+from modules.model.vae import VAE_Model
 
 AUXILIARY_RATE = 0.4  # AdamW's learning rate for what Muon does not train, as a share of Muon's
 MATRIX_CHANNELS = 8  # convolutions with at least so many channels in and out are Muon's
@@ -16,7 +16,7 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of --optim Adam, AdamW or Muon. A group's rate is `lr_scale` times the scheduled one.
 
-    Muon trains the convolutions but for those of the architecture's ADAMW_NETWORKS; AdamW trains the rest. dtype: what
+    Muon trains the convolutions but for those of `model.adamw_networks`; AdamW trains the rest. dtype: what
     the networks compute in, and Muon's largest product too.
     """
     named = list(model.named_parameters())
@@ -25,10 +25,9 @@ def build_optimizers(
         kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
         groups = [{"params": parameters, "lr_scale": 1.0}]
         return [kind(groups, lr=lr, weight_decay=weight_decay, fused=True, capturable=parameters[0].is_cuda)]
-    left_to_adamw = architecture(model.config["arch"]).ADAMW_NETWORKS
     matrices = [
         p for name, p in named
-        if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in left_to_adamw
+        if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in model.adamw_networks
     ]
     known = set(map(id, matrices))
     rest = [
