@@ -5,8 +5,8 @@ import torch
 from conftest import ROOT, SMALL, check_error, run_inside
 from torch.utils.flop_counter import FlopCounterMode
 
-from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model import template
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.multiscale import levels_for
 from modules.model.vae import VAE_Model
 from modules.options import PRESETS

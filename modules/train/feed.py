@@ -76,7 +76,7 @@ class Feed:
             noise_used = to_device(from_posterior[:, None].float(), self.device)
             beta = now.beta * from_posterior.flatten(1)
 
-        coin = torch.rand((), generator=random_generator("cpu", args.seed, COIN, epoch)).item() < now.tfr
+        coin = toss(args.seed, epoch, now.tfr)
         coin_for_input = args.tf_decides == "feed"
         return Batch(
             frames, poses, noise_used * self._noise(epoch, step, windows), to_device(from_posterior, self.device),
@@ -99,6 +99,11 @@ class Feed:
         shape = (self.batch_size, windows.shape[1] - 1, *self.latent)
         generator = random_generator(self.device, self.args.seed, LATENT, epoch, step)
         return self.ranks.share(torch.randn(shape, generator=generator, device=self.device))
+
+
+def toss(seed: int, epoch: int, tfr: float) -> bool:
+    """The epoch's coin of teacher forcing: True with probability `tfr`."""
+    return torch.rand((), generator=random_generator("cpu", seed, COIN, epoch)).item() < tfr
 
 
 def largest_shift(args: argparse.Namespace) -> tuple[int, int]:
