@@ -61,6 +61,7 @@ def test_several_runs_overlay_and_bad_ones_are_left_out(tmp_path):
     for name in NAMES:
         words = texts(out / f"{name}.svg")
         assert "$C_i$" in words and "Monotonic" in words, name
+    assert "mathdefault" not in texts(out / "loss_log.svg")
     assert "total loss (linear)" in texts(out / "loss_log.svg"), "a loss below 0 has no logarithm"
     assert "Monotonic: no PSNR per frame" in result.stdout
     assert result.stderr.count("warning: left out") == 1 and "begun" in result.stderr

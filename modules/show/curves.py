@@ -22,7 +22,7 @@ COLORS = BLUE, ORANGE, *_ = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 COLUMN = 3.4  # inches: one column of a two-column page
 STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
-         "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none", "text.parse_math": False}
+         "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none"}
 CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "WenQuanYi Zen Hei", "Microsoft YaHei",
              "Microsoft JhengHei", "PingFang SC", "PingFang TC", "Hiragino Sans")  # for names in these scripts
 OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
@@ -136,10 +136,15 @@ def plot_lines(axis, runs: list[Run], key: str, **options) -> None:
 def add_legend(figure, axis, runs: list[Run]) -> None:
     """The names of several runs above the axes, where they cover nothing."""
     if len(runs) > 1:
-        handles = [axis.plot([], [], label=run.name, **style)[0]
+        handles = [axis.plot([], [], label=no_formula(run.name), **style)[0]
                    for run, style in zip(runs, styles(len(runs)), strict=True)]
         columns = 3 if max(len(run.name) for run in runs) <= 12 else 2
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
+
+
+def no_formula(name: str) -> str:
+    """A name that matplotlib shows as it is: $ would begin a formula."""
+    return name.replace("$", r"\$")
 
 
 def plot_losses(runs: list[Run], scale: str):
@@ -230,7 +235,8 @@ def plot_frames(runs: list[Run]):
     kinds = sorted({f"{run.scored_on}: {len(run.scores)}" for run, _ in scored})
     title = f"PSNR per frame, median and range ({', '.join(kinds)})"
     if len(runs) == 1 and len(runs[0].scores) == 1:
-        title = f"PSNR per frame, {runs[0].scored_on} {next(iter(runs[0].scores))}: mean {np.nanmean(table):.2f} dB"
+        name = no_formula(next(iter(runs[0].scores)))
+        title = f"PSNR per frame, {runs[0].scored_on} {name}: mean {np.nanmean(table):.2f} dB"
     axis.set(xlabel="frame", ylabel="PSNR (dB)", title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)
     add_legend(figure, axis, runs)
