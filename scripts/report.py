@@ -3,7 +3,7 @@
     python scripts/report.py runs/best                        -> runs/best/report.html (with runs/best/test, if there)
     python scripts/report.py runs/best --test runs/best_test
 
-Pictures come from the exact frames that Tester.py wrote (frames.npz), scores from its metrics.json, curves from
+Images come from the exact frames that Tester.py wrote (frames.npz), scores from its metrics.json, and curves from
 metrics.csv.
 """
 
@@ -33,9 +33,9 @@ from modules.show.curves import draw_curves
 from modules.show.panels import ERROR_FULL, HEAT, error_legend
 from modules.show.runs import Run, best_validation, read_run
 
-MEGABYTES = 9.0  # that all pictures may fill, encoded
+MEGABYTES = 9.0  # of all images, encoded, at most
 WIDEST = 128  # px: wider frames are shrunk
-QUALITIES = (92, 80, 65, 50)  # of JPEG, tried in turn where PNG is too large
+QUALITIES = (None, 92, 80, 65, 50)  # PNG, then JPEG: the first that is small enough
 CURVES = {
     "val_psnr": "Validation PSNR over the epochs", "psnr_per_frame": "PSNR per frame", "loss_linear": "Training loss",
     "loss_log": "Training loss, log axis", "beta": "KL weight", "tfr": "Teacher forcing ratio", "lr": "Learning rate",
@@ -57,14 +57,12 @@ def main() -> None:
 
 def build_page(run: Run) -> str:
     """The whole page as text."""
-    films = read_films(run)
-    sequences = encode_films(films, run)
-    title = f"Run {run.name}"
+    sequences = encode_sequences(read_sequences(run), run)
     data = {"sequences": sequences, "heat": HEAT.tolist(), "error_full": ERROR_FULL}
     parts = {
-        "title": html.escape(title),
+        "title": html.escape(f"Run {run.name}"),
         "summary": html.escape(summarise(run)),
-        "players": "".join(player(name, sequence) for name, sequence in zip(films, sequences, strict=True))
+        "players": "".join(map(player, sequences))
         or "<p>No test sequences: run Tester.py and give its folder with <code>--test</code>.</p>",
         "scores": score_table(run.test),
         "curves": curves(run),
@@ -82,96 +80,93 @@ def summarise(run: Run) -> str:
     if best := best_validation(run.history):
         words += f" Best validation PSNR {best[1]:.2f} dB at epoch {best[0]}."
     if run.test and run.test.get("avg_psnr") is not None:
-        words += f" Test PSNR {run.test['avg_psnr']:.2f} dB, z = {run.test.get('latent', 'unknown')}."
-        if "samples" in str(run.test.get("latent")):
-            words += " PSNR is their mean; the pictures show the first."
+        latent = str(run.test.get("latent", "unknown"))
+        words += f" Test PSNR {run.test['avg_psnr']:.2f} dB, z = {latent}."
+        if "samples" in latent:
+            words += " PSNR is their mean; the images show the first."
     return words
 
 
-def read_films(run: Run) -> dict[str, dict[str, np.ndarray]]:
-    """Per test sequence its films truth, pose and prediction, (T, H, W, 3) uint8; truth only where it is known."""
-    return {
-        str(sequence["name"]): read_film(run.test_folder / f"seq{sequence['name']}" / "frames.npz")
-        for sequence in (run.test or {}).get("sequences", [])
-    }
+def read_sequences(run: Run) -> dict[str, dict[str, np.ndarray]]:
+    """The frames of every test sequence by its name, see read_frames."""
+    names = [str(sequence["name"]) for sequence in (run.test or {}).get("sequences", [])]
+    return {name: read_frames(run.test_folder / f"seq{name}" / "frames.npz") for name in names}
 
 
-def read_film(path: Path) -> dict[str, np.ndarray]:
-    """The films in one frames.npz, at most WIDEST wide."""
+def read_frames(path: Path) -> dict[str, np.ndarray]:
+    """truth (if known), pose and prediction of one frames.npz, (T, H, W, 3) uint8 each, at most WIDEST wide."""
     if not path.is_file():
         raise InputError(f"{path}: not found; expected the folder that Tester.py wrote (run it again if it is older)")
     try:
         with np.load(path) as arrays:
-            film = {name: arrays[name] for name in ("truth", "pose", "prediction") if name in arrays.files}
-        shape = film["prediction"].shape
-        if len(shape) != 4 or any(x.dtype != np.uint8 or x.shape != shape for x in (film["pose"], *film.values())):
+            frames = {name: arrays[name] for name in ("truth", "pose", "prediction") if name in arrays.files}
+        shape = frames["prediction"].shape
+        if len(shape) != 4 or any(x.dtype != np.uint8 or x.shape != shape for x in (frames["pose"], *frames.values())):
             raise ValueError("not frames of one size")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected what Tester.py wrote") from None
     height, width = shape[1:3]
     if width <= WIDEST:
-        return film
+        return frames
     size = (WIDEST, max(1, round(height * WIDEST / width)))
-    return {name: np.stack([np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in pictures])
-            for name, pictures in film.items()}
+    return {name: np.stack([np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in images])
+            for name, images in frames.items()}
 
 
-def encode_films(films: dict[str, dict[str, np.ndarray]], run: Run) -> list[dict]:
-    """What the page's players need, the films as sheets of all frames; JPEG where PNG would be too large."""
-    per_frame = {str(s["name"]): finite(s["psnr_per_frame"]) for s in (run.test or {}).get("sequences", [])}
-    for quality in (None, *QUALITIES):
-        sequences = []
-        for name, film in films.items():
-            frames, height, width, _ = film["prediction"].shape
-            columns = max(1, math.ceil(math.sqrt(frames * height / width)))
-            sprites = {kind: encode_sheet(pictures, columns, None if kind == "pose" else quality)
-                       for kind, pictures in film.items()}
-            psnr = per_frame[name] if any(value is not None for value in per_frame[name] or []) else None
-            sequences.append({"name": name, "frames": frames, "height": height, "width": width, "columns": columns,
-                              "psnr": psnr, "sprites": sprites})
-        if sum(len(sprite) for s in sequences for sprite in s["sprites"].values()) <= MEGABYTES * 1e6:
+def encode_sequences(sequences: dict[str, dict[str, np.ndarray]], run: Run) -> list[dict]:
+    """What the page's players need, with all frames of a kind in one sheet; JPEG if PNG would be too large."""
+    scores = {str(s["name"]): finite(s["psnr_per_frame"]) or [] for s in (run.test or {}).get("sequences", [])}
+    for quality in QUALITIES:
+        encoded = []
+        for name, frames in sequences.items():
+            count, height, width, _ = frames["prediction"].shape
+            columns = max(1, math.ceil(math.sqrt(count * height / width)))
+            sprites = {kind: encode_sheet(images, columns, None if kind == "pose" else quality)
+                       for kind, images in frames.items()}
+            psnr = scores[name] if any(value is not None for value in scores[name]) else None
+            encoded.append({"name": name, "frames": count, "height": height, "width": width, "columns": columns,
+                            "psnr": psnr, "sprites": sprites})
+        if sum(len(sprite) for sequence in encoded for sprite in sequence["sprites"].values()) <= MEGABYTES * 1e6:
             break
-    return sequences
+    return encoded
 
 
 def encode_sheet(frames: np.ndarray, columns: int, quality: int | None) -> str:
-    """All frames (T, H, W, 3) row by row in one picture, as a data URL: PNG, or JPEG of that quality."""
+    """All frames (T, H, W, 3) row by row in one image, as a data URL: PNG, or JPEG of that quality."""
     T, height, width, _ = frames.shape
     rows = math.ceil(T / columns)
     padded = np.zeros((rows * columns, height, width, 3), np.uint8)
     padded[:T] = frames
     sheet = padded.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    kind, options = ("png", {}) if quality is None else ("jpeg", {"quality": quality, "subsampling": 0})
     buffer = io.BytesIO()
-    if quality is None:
-        Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
-    else:
-        Image.fromarray(sheet).save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
-    return data_url("image/png" if quality is None else "image/jpeg", buffer.getvalue())
+    Image.fromarray(sheet).save(buffer, kind, optimize=True, **options)
+    return data_url(f"image/{kind}", buffer.getvalue())
 
 
 def data_url(kind: str, contents: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(contents).decode()}"
 
 
-def player(name: str, sequence: dict) -> str:
+def player(sequence: dict) -> str:
     """The HTML of one sequence's player."""
     kinds = [kind for kind in ("truth", "pose", "prediction") if kind in sequence["sprites"]]
     captions = {"prediction": "prediction (green: given, orange: generated)", "error": error_legend()}
     kinds += ["error"] if "truth" in kinds else []
     size = f'width="{sequence["width"]}" height="{sequence["height"]}"'
-    pictures = "".join(f'<figure><canvas data-name="{kind}" {size}></canvas>'
-                       f"<figcaption>{captions.get(kind, kind)}</figcaption></figure>" for kind in kinds)
-    label = html.escape(f"Sequence {name}")
+    images = "".join(f'<figure><canvas data-name="{kind}" {size}></canvas>'
+                     f"<figcaption>{captions.get(kind, kind)}</figcaption></figure>" for kind in kinds)
+    label = html.escape(f"Sequence {sequence['name']}")
     return (
-        f'<section class="player" aria-label="{label}"><h3>{label}</h3><div class="pictures">{pictures}</div>'
+        f'<section class="player" aria-label="{label}"><h3>{label}</h3><div class="images">{images}</div>'
         f'<div class="controls"><button type="button">Play</button><input type="range" min="1" '
         f'max="{sequence["frames"]}" value="1" aria-label="{label}: frame"><output></output></div>'
-        + ('<div class="plot"></div>' if sequence["psnr"] else "") + "</section>"
+        + '<div class="plot"></div>' * bool(sequence["psnr"]) + "</section>"
     )
 
 
 def score_table(test: dict | None) -> str:
-    """The scores of the model and of the baselines as an HTML table; a rival that beats the model is marked."""
+    """The scores of the model and of the baselines as an HTML table. A rival that beats the model is marked."""
     scored = [s for s in (test or {}).get("sequences", []) if s.get("psnr") is not None]
     if not scored:
         return "<p>No scores: Tester.py had no true frames to compare with.</p>"
@@ -192,13 +187,13 @@ def score_table(test: dict | None) -> str:
         '<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table><thead><tr><th></th>'
         f'<th class="name">what</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
         '<p class="faint">▲ a trivial baseline above the model. @k: PSNR of the k-th predicted frame. * sees the true '
-        f"frames: a line to compare with, not a rival.{f' Kaggle: {extra}.' if extra else ''} {left_out}</p>"
+        f"frames: a reference, not a rival.{f' Kaggle: {extra}.' if extra else ''} {left_out}</p>"
         f"<details><summary>Definitions</summary>{definition_list(DEFINITIONS)}</details>"
     )
 
 
 def curves(run: Run) -> str:
-    """The curves as embedded pictures."""
+    """The curves as embedded images."""
     with tempfile.TemporaryDirectory() as folder:
         drawn = {path.stem: path.read_bytes() for path in draw_curves([run], Path(folder))}
     return "".join(f'<figure><img src="{data_url("image/png", drawn[name])}" alt="{title}"></figure>'
@@ -208,9 +203,7 @@ def curves(run: Run) -> str:
 def environment(run: Run) -> str:
     """The machine and the versions of the training run."""
     path = run.folder / "environment.json"
-    if not path.is_file():
-        return "<p>The folder holds no environment.json.</p>"
-    return definition_list(read_json(path))
+    return definition_list(read_json(path)) if path.is_file() else "<p>The folder holds no environment.json.</p>"
 
 
 def definition_list(values: dict) -> str:

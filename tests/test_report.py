@@ -1,20 +1,23 @@
 """scripts/report.py: the page's numbers and pictures read back, and the page used in a headless browser."""
 
 import base64
-import importlib.util
 import io
 import json
 import re
 import shutil
+import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, check_error, run
+from conftest import ROOT, check_error, run_inside
 from PIL import Image
 
 from modules.runtime import InputError
-from modules.show.runs import read_run
+from modules.show.runs import Run, read_run
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FRAMES = 10
@@ -26,18 +29,11 @@ def tested(dance, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "run <one>"
     shutil.copytree(trained[0], folder)
     flags = ["--save_root", folder / "test", "--ckpt_path", folder / "best.ckpt", "--device", "cpu"]
-    result = run("Tester.py", "--DR", dance, *flags)
+    result = run_inside("Tester.py", "--DR", dance, *flags)
     assert result.returncode == 0, result.stderr
-    result = run("scripts/report.py", folder)
+    result = run_inside("report.py", folder)
     assert result.returncode == 0, result.stderr
     return folder, (folder / "report.html").read_text()
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("report", ROOT / "scripts" / "report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def page_data(page):
@@ -82,39 +78,36 @@ def test_page_holds_the_scores_the_settings_and_nothing_from_outside(tested):
     assert "{{" not in page
 
 
-def test_large_films_become_jpeg_within_the_budget():
-    report = load_script()
+def test_large_sequences_become_jpeg_within_the_budget(monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 32, 3), dtype=np.uint8)
-    films = {"0": {"truth": noise, "pose": noise, "prediction": noise}}
-    run_of = type("Run", (), {"test": {"sequences": [{"name": "0", "psnr_per_frame": [float("nan")] * 39}]}})
-    (sequence,) = report.encode_films(films, run_of)
+    sequences = {"0": {"truth": noise, "pose": noise, "prediction": noise}}
+    run = Run("a", ROOT, [], test={"sequences": [{"name": "0", "psnr_per_frame": [float("nan")] * 39}]})
+    (sequence,) = report.encode_sequences(sequences, run)
     assert sequence["sprites"]["truth"].startswith("data:image/png")
-    assert sequence["psnr"] is None and 'class="plot"' not in report.player("0", sequence), "no number, no curve"
-    report.MEGABYTES = 0.19
-    sprites = report.encode_films(films, run_of)[0]["sprites"]
+    assert sequence["psnr"] is None and 'class="plot"' not in report.player(sequence), "no number, no curve"
+    monkeypatch.setattr(report, "MEGABYTES", 0.19)
+    sprites = report.encode_sequences(sequences, run)[0]["sprites"]
     assert sprites["truth"].startswith("data:image/jpeg") and sprites["pose"].startswith("data:image/png")
     assert sum(map(len, sprites.values())) <= 0.19e6
 
 
 def test_a_run_without_a_test_has_a_page_too(trained, tmp_path):
-    page = load_script().build_page(read_run(trained[0]))
+    page = report.build_page(read_run(trained[0]))
     assert "No test sequences" in page and page_data(page)["sequences"] == []
-    check_error(run("scripts/report.py", trained[0], "--test", tmp_path), "metrics.json: not found")
+    check_error(run_inside("report.py", trained[0], "--test", tmp_path), "metrics.json: not found")
 
 
-@pytest.mark.parametrize("contents, word", [(None, "run it again"), (b"PK\x03\x04 no", "cannot be read")])
-def test_frames_that_are_missing_or_damaged_are_named(contents, word, tmp_path):
-    if contents:
-        (tmp_path / "frames.npz").write_bytes(contents)
-    with pytest.raises(InputError, match=word):
-        load_script().read_film(tmp_path / "frames.npz")
-
-
-def test_wide_frames_are_shrunk(tmp_path):
-    frames = np.full((2, 64, 256, 3), 70, np.uint8)
-    np.savez_compressed(tmp_path / "frames.npz", prediction=frames, pose=frames)
-    film = load_script().read_film(tmp_path / "frames.npz")
-    assert set(film) == {"pose", "prediction"} and film["pose"].shape == (2, 32, 128, 3) and (film["pose"] == 70).all()
+def test_frames_are_checked_and_wide_ones_shrunk(tmp_path):
+    path, frames = tmp_path / "frames.npz", np.full((2, 64, 256, 3), 70, np.uint8)
+    with pytest.raises(InputError, match="run it again"):
+        report.read_frames(path)
+    path.write_bytes(b"PK\x03\x04 no")
+    with pytest.raises(InputError, match="cannot be read"):
+        report.read_frames(path)
+    np.savez_compressed(path, prediction=frames, pose=frames)
+    shrunk = report.read_frames(path)
+    assert set(shrunk) == {"pose", "prediction"} and (shrunk["pose"] == 70).all()
+    assert shrunk["pose"].shape == (2, 32, 128, 3)
 
 
 @pytest.fixture()
@@ -137,13 +130,6 @@ def wait(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end, "the page did not get there"
         time.sleep(0.05)
-
-
-def set_view(driver, width, scheme):
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
 
 
 def canvas_pixels(driver, kind):
@@ -185,9 +171,12 @@ def test_in_a_browser(tested, browser):
     papers = set()
     for width in (400, 1600):
         for scheme in ("light", "dark"):
-            set_view(browser, width, scheme)
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
             wait(lambda width=width: browser.execute_script("return innerWidth") == width)
-            assert browser.execute_script("return document.documentElement.scrollWidth") <= width, "nothing sticks out"
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width, "no overflow"
             image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
             assert image.width == width and len(image.getcolors(1 << 20)) > 100
             papers.add((scheme, image.getpixel((2, 2))))
