@@ -30,11 +30,6 @@ HEADER = "epoch,loss,mse,kl,beta,tfr,lr,val_psnr,seconds,frames_per_second"
 NAMES = set(FIGURES) - {"posterior_share"}  # a metrics.csv of earlier versions has no such column
 
 
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-
-
 def write_run(folder, loss=(2.0, 1.0, 0.5), val_psnr=("", "20.5", "19.0"), scores=None):
     folder.mkdir(parents=True)
     rows = [f"{i},{value},{value / 10},{value * 7},{i / 2},{1 - i / 4},1e-{i + 3},{psnr},3.0,99"

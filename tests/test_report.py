@@ -1,23 +1,20 @@
-"""scripts/report.py: the page's numbers and pictures read back, and the page used in a headless browser."""
+"""scripts/report.py: the page's numbers and images read back, and the page used in a headless browser."""
 
 import base64
 import io
 import json
 import re
 import shutil
-import sys
 import time
 
 import numpy as np
 import pytest
+import report
 from conftest import ROOT, check_error, run_inside
 from PIL import Image
 
 from modules.runtime import InputError
 from modules.show.runs import Run, read_run
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FRAMES = 10
