@@ -12,7 +12,7 @@ from PIL import Image
 
 from dataloader import Dataset_Dance
 from modules.data.sequence import Sequence
-from modules.model.vae import VAE_Model
+from modules.model.vae import MSE_FLOOR, VAE_Model, frame_loss
 from modules.score.baselines import (
     compare,
     nearest_poses,
@@ -230,3 +230,11 @@ def test_prediction_can_be_stopped_after_a_few_frames():
 
     with pytest.raises(InterruptedError):
         predict(model, sequences, torch.float32, on_chunk=stop)
+
+
+def test_losses_by_hand():
+    frames, target, kl = flat(0.5, size=(2, 4))[None], flat(0.6, size=(2, 4))[None], torch.tensor([[3.0]])
+    loss, mse = frame_loss("mse", frames, target, kl, 0.5)
+    assert mse.item() == pytest.approx(0.01) and loss.item() == pytest.approx(0.01 + 1.5)
+    expected = (12 * math.log(0.01 + MSE_FLOOR) + 0.5 * 3) / 12  # (D/2 log mse + beta KL) in units of D/2
+    assert frame_loss("calibrated", frames, target, kl, 0.5)[0].item() == pytest.approx(expected, abs=1e-5)
