@@ -115,8 +115,7 @@ def check_people(people: list[np.ndarray], video: Video, min_confidence: float, 
         raise InputError(f"{source}: no person in it with {FEWEST} joints of --min_confidence {min_confidence} or more")
     if joints[:, :2].max() <= 2:
         raise InputError(f"{source}: coordinates from 0 to 1; expected pixels (OpenPose: --keypoint_scale 0)")
-    outside = find_outside(joints, (video.width, video.height))
-    if outside > 0.5:
+    if (outside := find_outside(joints, (video.width, video.height))) > 0.5:
         raise InputError(f"{source}: {outside:.0%} of the joints lie outside the video's {video.width}x{video.height}; "
                          "expected keypoints of this video at this size, rotated as it is shown")
 
@@ -207,8 +206,7 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
         if not lengths:
             raise InputError(f"{args.video}: {present.sum()} frames with the person, too few for {part}; expected a "
                              "longer video, or a larger --val_share or --test_share")
-        print(f"{part}: {sum(lengths)} frames in {len(lengths)} {'stretch' if len(lengths) == 1 else 'stretches'} of "
-              f"{min(lengths)} to {max(lengths)}")
+        print(f"{part}: {sum(lengths)} frames, in stretches without a cut: {len(lengths)}, the longest {max(lengths)}")
         left_out -= sum(lengths)
     print(f"Left out: {left_out} frames between train, val and test, and single ones between two cuts")
     place_parts(new, raw, parts, joints, args)

@@ -29,10 +29,10 @@ def dance(scene, seed, frames, legs=1.0):
     return np.concatenate([pixels, np.ones_like(pixels[..., :1])], -1) * seen[..., None]
 
 
-def error(one, other):
+def error(joints, truth):
     """Root mean square distance of the joints that both show, pixels."""
-    both = (one[..., 2] > 0) & (other[..., 2] > 0)
-    return np.sqrt(np.square(one - other)[both][:, :2].sum(-1).mean())
+    both = (joints[..., 2] > 0) & (truth[..., 2] > 0)
+    return np.sqrt(np.square(joints - truth)[both][:, :2].sum(-1).mean())
 
 
 @pytest.mark.parametrize("other, legs", [
