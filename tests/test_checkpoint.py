@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from modules.model.checkpoint import load_checkpoint, load_weights, model_from_checkpoint, save_checkpoint
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
 from modules.model.vae import VAE_Model
 from modules.runtime import InputError
 
@@ -115,11 +115,6 @@ def test_a_refusal_names_what_was_found(state, tmp_path, change, words):
     with pytest.raises(InputError) as error:
         model_from_checkpoint(load_checkpoint(tmp_path / "x.ckpt"), tmp_path / "x.ckpt")
     assert all(word in str(error.value) for word in words), error.value
-
-
-def test_weights_that_are_no_dict_are_refused(state):
-    with pytest.raises(InputError, match="not a dict of tensors"):
-        load_weights(VAE_Model(**SIZES), None, "x.ckpt")
 
 
 class Call:

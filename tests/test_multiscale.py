@@ -63,7 +63,8 @@ def test_every_weight_of_a_larger_model_learns(height, width, latent):
     model = shaken(**TINY, prior="learned", levels=levels).train()
     assert model.latent_shape(height, width) == (4, *latent)
     frames, poses = torch.rand(1, 2, 3, height, width), torch.rand(1, 2, 3, height, width)
-    out = model.rollout(frames[:, 0], poses, truth=frames, noise=torch.randn(1, 1, 4, *latent))
+    out = model.rollout(frames[:, 0], poses, truth=frames, noise=torch.randn(1, 1, 4, *latent),
+                        from_posterior=torch.ones(1, 1, 1, 1, dtype=torch.bool))
     (out.frames.mean() + out.kl.mean()).backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
     with torch.no_grad():

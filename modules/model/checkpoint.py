@@ -33,11 +33,10 @@ MAX_SIDE, MAX_COUNT = 1 << 14, 1 << 40  # of a frame in pixels; of epochs and st
 LARGEST = 1e30  # of a number in the history
 OUTER_KEYS = ("state_dict", "model_state_dict", "model")  # of the dict that holds the weights
 WRAPPERS = ("module.", "_orig_mod.")  # put before the names of weights by DataParallel and torch.compile
-# what other programs keep beside the weights and torch does not let through: flags, and numpy's numbers
-NUMBERS = [type(np.dtype(kind)) for kind in ("bool", *np.typecodes["AllInteger"], *np.typecodes["Float"])]
+# beside the weights torch shall also let through flags and numpy's numbers
 SCALAR = np.float64(0).__reduce__()[0]
-SAFE = [argparse.Namespace, np.dtype, *NUMBERS, SCALAR, *(
-    (SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
+SAFE = [argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?" + np.typecodes["AllInteger"] + "efdg"),
+        (SCALAR, "numpy.core.multiarray.scalar"), (SCALAR, "numpy._core.multiarray.scalar")]
 SAVE_AGAIN = "save it again with torch.save({'state_dict': model.state_dict()}, path)"
 
 
@@ -100,17 +99,12 @@ def read_file(path: Path) -> dict[str, Any]:
 def find_weights(contents: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The weights under the model's own names, and in words where they were if not in a plain `state_dict`."""
     key = next((key for key in OUTER_KEYS if isinstance(contents.get(key), dict)), None)
-    weights, found = contents[key] if key else contents, []
-    if key != "state_dict":
-        found.append(f"weights found under '{key}'" if key else "weights found without an outer key")
-    state = {}
-    for name, value in weights.items():
-        own = name if isinstance(name, str) else str(name)
-        for wrapper in WRAPPERS:
-            own = own.replace(wrapper, "")
-        state[own] = value
-    removed = [wrapper for wrapper in WRAPPERS if any(wrapper in str(name) for name in weights)]
-    found += [f"'{wrapper}' removed from their names" for wrapper in removed]
+    found = [] if key == "state_dict" else [f"weights found under '{key}'" if key else "weights without an outer key"]
+    state = {str(name): value for name, value in (contents[key] if key else contents).items()}
+    for wrapper in WRAPPERS:
+        if any(wrapper in name for name in state):
+            found.append(f"'{wrapper}' removed from their names")
+            state = {name.replace(wrapper, ""): value for name, value in state.items()}
     if not any(name.startswith("frame_transformation.") for name in state):
         raise InputError(f"{path}: holds no weights of this model; expected names such as frame_transformation.0.…, in "
                          f"a dict under {', '.join(OUTER_KEYS)} or at the top; found {listed(state)}")
@@ -171,12 +165,10 @@ def check_frame_size(model: VAE_Model, frame_size: tuple[int, int], source: str)
         raise InputError(f"{source}: frames of {height}x{width}; expected multiples of {scale}, such as {near}")
 
 
-def load_weights(model: torch.nn.Module, state: Any, path: str | Path) -> None:
+def load_weights(model: torch.nn.Module, state: dict[str, Any], path: str | Path) -> None:
     """Load a state_dict. An InputError names the first weight that is missing, unknown, of another shape or not
     finite."""
     expected = model.state_dict()
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: its weights are not a dict of tensors")
     for name, tensor in expected.items():
         if name not in state:
             found = listed(state)

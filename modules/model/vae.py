@@ -86,8 +86,7 @@ class VAE_Model(nn.Module):
         last: (B, 3, H, W), the last frame of the first step; x_1 by default.
         truth: (B, T, 3, H, W), the true frames: in training, for the posterior, the KL and teacher forcing.
         noise: (B, T-1, *latent_shape) from N(0, I); None takes the mean of the latent's distribution.
-        from_posterior: (B, 1, 1, 1) bool, whether a clip's z is the posterior's; else it is the prior's. None with the
-        truth: the posterior's in every clip. Without the truth z is the prior's.
+        from_posterior: (B, 1, 1, 1) bool, whether a clip's z is the posterior's; else, and by default, the prior's.
         teacher_forcing: the last frame of a step is the true one, not the generated one.
         """
         if truth is None and (teacher_forcing or from_posterior is not None):
@@ -97,7 +96,8 @@ class VAE_Model(nn.Module):
         reference = self.frame_transformation(x_1) if self.uses_x_1 else None
         frames, kl = [], []
         for t in range(1, poses.shape[1]):
-            true_frame, z_noise = at(truth, t), at(noise, t - 1)
+            true_frame = None if truth is None else truth[:, t]
+            z_noise = None if noise is None else noise[:, t - 1]
             frame, kl_t = self.step(x_1, reference, last, poses[:, t], true_frame, z_noise, from_posterior)
             frames.append(frame)
             kl.append(kl_t)
@@ -113,19 +113,19 @@ class VAE_Model(nn.Module):
         reference: the features of x_1, see `rollout`.
         """
         pose = self.label_transformation(to_float(pose))
-        seen = self.last_features(last, x_1, reference)
+        seen = self.features_of(last, x_1, reference) if self.uses_last else None
         mu, logvar, kl = *self.prior_of(seen, pose, x_1), None  # p(z | last frame, pose)
         if true_frame is not None:
-            posterior = self.Gaussian_Predictor(self.frame_transformation(true_frame), pose)[1:]  # q(z | x_t, pose)
-            kl = gaussian_kl(*posterior, mu, logvar)
-            mu, logvar = choose(from_posterior, posterior, (mu, logvar))
+            truth = self.frame_transformation(true_frame)
+            q_mu, q_logvar = self.Gaussian_Predictor(truth, pose)[1:]  # q(z | true frame, pose)
+            kl = gaussian_kl(q_mu, q_logvar, mu, logvar)
+            if from_posterior is not None:
+                mu, logvar = torch.where(from_posterior, q_mu, mu), torch.where(from_posterior, q_logvar, logvar)
         z = reparameterise(mu, logvar, noise)
         return self.Generator(self.Decoder_Fusion(seen, pose, z, reference), last, x_1).float(), kl
 
-    def last_features(self, last: Tensor, x_1: Tensor, reference: Any) -> Any:
-        """The features of the last frame; None where nothing uses them. In a clip's first step they are x_1's."""
-        if not self.uses_last:
-            return None
+    def features_of(self, last: Tensor, x_1: Tensor, reference: Any) -> Any:
+        """The features of the last frame. In a clip's first step they are the reference, where there is one."""
         return reference if self.uses_x_1 and last is x_1 else self.frame_transformation(last)
 
     def prior_of(self, last_features: Any, pose_features: Any, x_1: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,16 +134,6 @@ class VAE_Model(nn.Module):
             return self.prior(last_features, pose_features)[1:]
         zeros = x_1.new_zeros(len(x_1), *self.latent_shape(*x_1.shape[-2:]))
         return zeros, zeros
-
-
-def at(sequence: Tensor | None, t: int) -> Tensor | None:
-    """Item t along time of (B, T, …)."""
-    return None if sequence is None else sequence[:, t]
-
-
-def choose(mask: Tensor | None, yes: tuple[Tensor, ...], no: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Each tensor of `yes` where the mask is set, of `no` elsewhere; `yes` without a mask."""
-    return yes if mask is None else tuple(torch.where(mask, a, b) for a, b in zip(yes, no, strict=True))
 
 
 def frame_loss(

@@ -35,7 +35,8 @@ def latent_use(
 
     model.eval()
     with autocast(device, dtype):
-        posterior = model.rollout(frames[:, 0], poses, truth=frames)
+        from_posterior = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+        posterior = model.rollout(frames[:, 0], poses, truth=frames, from_posterior=from_posterior)
         prior = model.rollout(frames[:, 0], poses).frames
         many = [x.expand(num_samples, *x.shape[1:]) for x in (frames[:, 0], poses)]
         samples = model.rollout(*many, noise=noise).frames
