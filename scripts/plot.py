@@ -27,16 +27,16 @@ def main() -> None:
     if args.names and len(args.names) != len(args.run):
         raise InputError(f"--names: {len(args.names)} names for {len(args.run)} runs; expected one each")
     names = args.names or short_names(args.run)
-    runs, errors = [], []
+    runs = []
     for folder, name in zip(args.run, names, strict=True):
         try:
             runs.append(read_run(folder, name=name))
         except InputError as error:
-            errors.append(str(error))
+            if len(args.run) == 1:
+                raise
+            print(f"warning: left out: {error}", file=sys.stderr)
     if not runs:
-        raise InputError("; and ".join(errors))
-    for error in errors:
-        print(f"warning: left out {error}", file=sys.stderr)
+        raise InputError("no run is left to draw; expected folders that Trainer.py or Tester.py wrote")
     for path in draw_curves(runs, Path(args.out or Path(args.run[0]) / "curves"), args.format):
         print(f"Wrote {path}")
     for run in runs:

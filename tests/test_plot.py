@@ -146,7 +146,7 @@ def test_bad_folders_and_arguments_are_one_line(tmp_path):
         None: "metrics.csv: not found",
         HEADER: "no finished epoch",
         "epoch,loss\n0,1\n": "no column mse",
-        f"{HEADER}\n0,1,2,3,4,5,6,7,8,9\n1,x,2,3,4,5,6,7,8,9": "line 3: not a number",
+        f"{HEADER}\n0,1,2,3,4,5,6,7,8,9\n1,x,2,3,4,5,6,7,8,9": "line 3: a number is missing",
         f"{HEADER}\n0,1,2,,4,5,6,7,8,9": "line 2: a number is missing",
     }
     for text, words in contents.items():

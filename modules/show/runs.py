@@ -65,10 +65,9 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
         for line, row in enumerate(table, start=2):
             try:
                 rows.append({key: float(value) if value else None for key, value in row.items() if key})
+                [float(row[name]) for name in NEEDED if name != "val_psnr"]
             except (TypeError, ValueError):
-                raise InputError(f"{path}, line {line}: not a number; expected a row of numbers") from None
-            if any(rows[-1].get(name) is None for name in NEEDED if name != "val_psnr"):
-                raise InputError(f"{path}, line {line}: a number is missing; expected {','.join(NEEDED)},…")
+                raise InputError(f"{path}, line {line}: a number is missing; expected {','.join(NEEDED)},…") from None
     if not rows:
         raise InputError(f"{path}: holds no finished epoch yet")
     return sorted(rows, key=lambda row: row["epoch"])

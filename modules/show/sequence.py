@@ -7,6 +7,7 @@ numpy's sorts release Python's lock.
 import os
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -36,13 +37,10 @@ def to_images(frames: Tensor) -> np.ndarray:
     return np.ascontiguousarray(to_uint8(frames).permute(0, 2, 3, 1).cpu().numpy())
 
 
-def images_of(
-    sequence: Sequence, frames: Tensor, truth: Tensor | None, psnr: list[float] | None
-) -> PredictedSequence:
-    """One predicted sequence as arrays. frames, truth: (T, 3, H, W); psnr: dB of frames 2, 3, …"""
-    return PredictedSequence(
-        sequence.name, to_images(frames), to_images(sequence.poses), None if truth is None else to_images(truth), psnr
-    )
+def images_of(sequence: Sequence, frames: Tensor, truth: Tensor | None, psnr: list | None) -> PredictedSequence:
+    """One predicted sequence as arrays. frames, truth: (T, 3, H, W). psnr: T-1 values in dB."""
+    truth = None if truth is None else to_images(truth)
+    return PredictedSequence(sequence.name, to_images(frames), to_images(sequence.poses), truth, psnr)
 
 
 def sequence_files(
@@ -68,8 +66,8 @@ def draw_test(
 ) -> None:
     """Write the Tester's files to root/seq<name>: frames.npz in any case, the others as --pictures (kind) asks.
 
-    results: sequence, frames (samples, T, 3, H, W), truth (T, 3, H, W), PSNR (samples, T-1); the latter two may be
-    None. The first sample is shown. extra_gif: also root/pred_seq<name>.gif.
+    results: sequence, frames (samples, T, 3, H, W), truth (T, 3, H, W) or None, PSNR (samples, T-1) or None. The first
+    sample is shown. extra_gif: also root/pred_seq<name>.gif.
     """
     tasks, figures = [], []
     for sequence, frames, truth, scores in results:
@@ -116,8 +114,7 @@ def draw_validation(
     """
     if kind == "none":
         return
-    figures, ending = root / "figures", f"_epoch={epoch}" if keep_all else ""
-    tasks = []
+    figures, ending, tasks = root / "figures", f"_epoch={epoch}" if keep_all else "", []
     for sequence, frames in list(zip(sequences, predicted, strict=True))[:VALIDATION_VIDEOS]:
         shown = images_of(sequence, frames[0], sequence.frames, scores[sequence.name])
         gifs = {figures / f"validation{ending}.gif": shown.prediction} if sequence is sequences[0] else {}
@@ -138,13 +135,8 @@ def write_strip(path: Path, predicted: PredictedSequence) -> None:
 
 
 def write_video(path: Path, predicted: PredictedSequence) -> str:
-    """All panels of a sequence as an MP4. If that fails, as a GIF; then the reason is returned."""
-    panels = Panels(predicted)
-    problem = save_mp4(path, panels)
-    if problem:
-        save_gif(path.with_suffix(".gif"), np.stack(list(panels)))
-        problem += f"; {path.with_suffix('.gif').name} is written instead"
-    return problem
+    """All panels of a sequence as an MP4. Returns why there is none, or nothing."""
+    return save_mp4(path, Panels(predicted))
 
 
 def write_frames(path: Path, predicted: PredictedSequence) -> None:
@@ -168,25 +160,22 @@ def write_files(
     One warning line for each kind of problem. InputError if a file could not be written, after all others have been.
     on_file: called after each file; if it raises, what has not begun is left out.
     """
-    warnings, failures = {}, []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pool = ThreadPoolExecutor(cores)
     try:
         with Progress("images", len(tasks), "file", leave=False) as bar:
             running = [pool.submit(attempt, task) for task in tasks]
-            failures += [failure for _, failure in map(attempt, figures) if failure]
+            results = [attempt(figure) for figure in figures]
             for done in as_completed(running):
-                warning, failure = done.result()
-                if warning:
-                    warnings[warning] = warnings.get(warning, 0) + 1
-                failures += [failure] if failure else []
+                results.append(done.result())
                 bar.update()
                 if on_file:
                     on_file()
     finally:
         pool.shutdown(cancel_futures=True)
-    for warning, count in warnings.items():
+    for warning, count in Counter(warning for warning, _ in results if warning).items():
         print(f"warning: {warning}" + f" ({count} times)" * (count > 1), file=sys.stderr)
+    failures = [failure for _, failure in results if failure]
     if failures:
         raise InputError(failures[0] + (f" (and {len(failures) - 1} others)" if len(failures) > 1 else ""))
 

@@ -26,32 +26,29 @@ def save_gif(path: Path, images: np.ndarray, frames_per_second: float = FRAMES_P
     """Write (T, H, W, 3) uint8 as an endless GIF of exactly T frames, each with its own palette of 256 colours."""
     from PIL import Image
 
-    pictures, before = [], None
+    frames, before = [], None
     together = max(1, TOGETHER // images[0, ..., 0].size)
     for start in range(0, len(images), together):
         for palette, indices in zip(*quantize(images[start : start + together]), strict=True):
             shown = palette[indices]
             if before is not None and np.array_equal(shown, before):
                 # Pillow merges equal neighbours into one longer frame: change one colour's blue by one level
-                palette = palette.copy()
                 palette[indices[0, 0], 2] ^= 1
                 shown = palette[indices]
-            picture = Image.fromarray(indices)
-            picture.putpalette(palette[: int(indices.max()) + 1].tobytes())
-            pictures.append(picture)
+            frame = Image.fromarray(indices)
+            frame.putpalette(palette[: int(indices.max()) + 1].tobytes())
+            frames.append(frame)
             before = shown
     buffer = io.BytesIO()
-    duration = round(1000 / frames_per_second)
-    options = {"duration": duration, "loop": 0, "optimize": False}  # to look for what stays alike takes too long
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], **options)
+    options = {"duration": round(1000 / frames_per_second), "loop": 0, "optimize": False}  # optimize is slow
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], **options)
     write_bytes(path, buffer.getvalue())
 
 
 def quantize(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A palette for every frame: (T, H, W, 3) uint8 -> (T, 256, 3) and indices into it (T, H, W), uint8.
 
-    Exact where a frame has at most 256 colours. Else its colours are put together by `group_colors`, and each group is
-    shown as the mean of its pixels.
+    Exact for at most 256 colours a frame. Else `group_colors` groups them, and a group becomes the mean of its pixels.
     """
     T, height, width, _ = images.shape
     pixels = np.broadcast_to(np.arange(height * width, dtype=np.uint64), (T, height * width))
@@ -81,9 +78,9 @@ def group_colors(colors: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """256 groups of the distinct colours of T frames: (T, N) uint32 0xRRGGBB -> (T, N) uint8. Of frame t the first
     counts[t] colours count, more than 256.
 
-    Every box of colours is cut in two halves along its widest channel until there are 128, for all frames at once (the
-    median cut; Heckbert 1982); the last cut is where it leaves the least squared error. Each colour counts once,
-    however many pixels have it: a wide even background doesn't take colours from the rest.
+    Median cut (Heckbert 1982), for all frames at once: every box of colours is cut in halves along its widest channel
+    until there are 128; the last cut is the one with the least squared error. Each colour counts once, however many
+    pixels have it, so that a wide even background takes no colours from the rest.
     """
     T, size = len(colors), -(-counts.max() // COLORS) * COLORS
     places = np.arange(size) * counts[:, None] // size  # frames with fewer colours have some of them several times
