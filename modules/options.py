@@ -5,8 +5,11 @@ imports torch: --help and an error in a flag need not wait for it.
 """
 
 import argparse
+import difflib
 import importlib.util
 import os
+import shlex
+import sys
 from collections.abc import Callable, Iterable
 
 from modules.model import ARCHITECTURES, PRIORS
@@ -88,26 +91,31 @@ def device_name(text: str) -> str:
 
 
 def path_name(text: str) -> str:
-    """A path that is not empty: an empty one would mean the working directory."""
+    """A path: not empty, which would mean the working directory, and without invisible characters; ~ is the home."""
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty name; expected a path")
-    return text
+    if any(ord(letter) < 32 for letter in text):
+        raise argparse.ArgumentTypeError(f"{text!r}: holds control characters (a script with Windows line ends?)")
+    return os.path.expanduser(text)
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line; a prefix that is unique among the course template's flags means that flag for ever."""
+    """Errors are one line. A prefix stands for a flag of the course template if it is unique among the template's
+    flags; our own flags are written out, so that new ones change the meaning of no command line."""
 
     def __init__(self, program: str, description: str, course: frozenset[str], add_help: bool = True):
         super().__init__(program, description=description, formatter_class=Defaults, add_help=add_help)
         self.course = {f"--{name}" for name in course}
 
     def error(self, message: str) -> None:
-        raise InputError(f"{message} (--help lists all flags)")
+        word = message.rpartition("arguments: ")[2].split()[0].partition("=")[0]
+        names = {name.lower(): name for name in self._option_string_actions} if word[:2] == "--" else {}
+        near = [names[name] for name in difflib.get_close_matches(word.lower(), names, 2, cutoff=0.7)]
+        hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all flags"
+        raise InputError(f"{message} ({hint})")
 
     def _get_option_tuples(self, option_string: str) -> list:
-        found = super()._get_option_tuples(option_string)
-        of_the_course = [match for match in found if match[1] in self.course]
-        return of_the_course if len(of_the_course) == 1 else found
+        return [match for match in super()._get_option_tuples(option_string) if match[1] in self.course]
 
 
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -123,21 +131,21 @@ def add_shared(parser: argparse.ArgumentParser, checkpoints: str | None = None) 
     add("--DR", type=path_name, help="data set: the folder that holds train/, val/ and test/ (not for --dry_run)")
     add("--save_root", type=path_name, required=True, help="folder that everything is written to")
     add("--ckpt_path", type=path_name, nargs=checkpoints, metavar="CKPT",
-        help="checkpoint: Tester predicts with it, with several the mean of their predictions; Trainer goes on from it "
-             "if it is of the same run, else starts a new run from its weights")
+        help="checkpoint. Tester: predict with it; with several, the mean of their predictions. Trainer: a checkpoint "
+             "in --save_root is resumed, one from elsewhere gives a new run its weights")
     add("--device", type=device_name, metavar="{cuda,cuda:N,cpu}",
         help="default: CUDA if there is a GPU, else the CPU")
     add("--precision", default="auto", **one_of("auto", "fp32", "bf16"),
         help="of the networks; auto: bf16 where the hardware computes it; losses and frames are fp32")
-    add("--num_workers", type=natural, default=os.cpu_count(), help="threads that decode pictures; 0: as 1")
+    add("--num_workers", type=natural, default=os.cpu_count(), help="threads that decode images; 0: as 1")
     add("--skip_bad", action="store_true",
-        help="leave out pictures without a partner or that cannot be read, as cuts, instead of stopping")
-    add("--cache_dir", type=path_name, help="decoded pictures (default: ~/.cache/pose2video)")
+        help="leave out images that have no partner or cannot be read, as cuts, instead of stopping")
+    add("--cache_dir", type=path_name, help="folder for decoded images (default: ~/.cache/pose2video)")
     add("--frame_H", type=positive, help="frame height in pixels (default: the checkpoint's, else 32)")
     add("--frame_W", type=positive, help="frame width in pixels (default: the checkpoint's, else 64)")
-    add("--seed", type=natural, default=0, help="of everything random")
+    add("--seed", type=natural, default=0, help="seed of everything random")
     add("--pictures", default="all", **one_of("all", "strips", "none"),
-        help="strips: no GIFs and films of sequences, only strips of moments and curves; none: only files of numbers")
+        help="strips: no GIFs and videos of sequences, only strips of frames and curves; none: only files of numbers")
     add("--no_sanity", action="store_true", help="skip the warning when a prediction scores below a trivial baseline")
 
 
@@ -148,10 +156,10 @@ def add_template_flags(parser: argparse.ArgumentParser) -> None:
     add("--lr", type=positive_float, default=1e-3, help="learning rate at its highest")
     add("--optim", default="Adam", **one_of("Adam", "AdamW", "Muon"), help="optimizer")
     add("--gpu", type=natural, default=1,
-        help="processes on this machine, one per GPU, each with --batch_size clips of one whole batch; 0: as 1")
+        help="GPUs to train on; above 1 the torchrun command to start is printed; 0: as 1")
     add("--test", action="store_true", help="only validate the checkpoint")
     add("--store_visualization", action="store_true",
-        help="keep the GIF and the panel films of every validation, not only of the latest")
+        help="keep the GIF and the panel videos of every validation, not only of the latest")
     add("--num_epoch", type=positive, default=70, help="epochs of the whole run")
     add("--per_save", type=positive, default=3, help="write epoch=N.ckpt every so many epochs")
     add("--partial", type=share, default=1.0, help="leading share of the training frames to use")
@@ -172,34 +180,33 @@ def add_template_flags(parser: argparse.ArgumentParser) -> None:
         help="schedule of the KL weight beta; None: beta 0, Constant: --kl_beta throughout")
     add("--kl_anneal_cycle", type=positive, default=10, help="cycles of Cyclical")
     add("--kl_anneal_ratio", type=positive_float, default=1.0,
-        help="share of a cycle that the ramp fills; above 1 it is cut off before it reaches --kl_beta")
+        help="share of a cycle that the ramp fills; above 1 the ramp is cut off at the end of its cycle")
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """The flags of training that are our own."""
     add = parser.add_argument_group("training").add_argument
     add("--preset", default="best", **one_of(*PRESETS), help="a named set of flags; given flags win")
-    add("--arch", default="template", **one_of(*ARCHITECTURES), help="architecture of the five boxes")
+    add("--arch", default="template", **one_of(*ARCHITECTURES), help="architecture of the five networks")
     add("--loss", default="mse", **one_of("mse", "calibrated"),
         help="mse + beta KL (the course), or the calibrated decoder's D/2 log(mse) + beta KL")
     add("--kl_beta", type=natural_float, default=1.0, help="the highest beta of every schedule")
     add("--kl_horizon", type=positive_float, default=1.0, help="length of the beta schedule, in --num_epoch")
     add("--prior", default="standard", **one_of(*PRIORS),
-        help="p(z): N(0, I), or learned from the last frame and the pose; the only place where --arch multiscale "
-             "looks at the last frame")
+        help="p(z): N(0, I), or learned from the last frame and the pose; in --arch multiscale nothing else depends "
+             "on the last frame")
     add("--z_from", default="posterior", **one_of("posterior", "prior"),
-        help="what z is drawn from in training; prior: for every clip, the posterior only has its KL (the report)")
+        help="what z is drawn from in training; prior: for every clip, the posterior only enters the KL (the report)")
     add("--posterior_share", type=share, default=1.0,
-        help="share of a batch whose z is drawn from the posterior; the others take the prior's mean")
+        help="share of a batch whose z is drawn from the posterior; the other clips take the prior's mean")
     add("--posterior_end", type=share,
-        help="that share at the end of the run, to which it goes in a straight line; where only --posterior_share is "
-             "given, the same")
+        help="posterior share at the end of the run, linear in between (default: --posterior_share)")
     add("--tfr_rule", default="start", **one_of("start", "interval"),
         help="start: from epoch --tfr_sde on, one --tfr_d_step every epoch (the template's help); interval: one every "
              "--tfr_sde epochs (the report)")
     add("--tf_decides", default="feed", **one_of("feed", "target"),
-        help="one coin of probability tfr per epoch decides what is fed; or, as in the report, what the target is: the "
-             "true frame, or without it the previously generated one")
+        help="what the teacher forcing coin of each epoch, of probability tfr, switches between the true and the "
+             "generated frame: the input, or, as in the report, the target")
     add("--windows", default="template", **one_of("anywhere", "template"),
         help="training clips start anywhere, shuffled; or one after the other as in the template")
     add("--random_start", action=argparse.BooleanOptionalAction, default=False,
@@ -213,7 +220,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--warmup_steps", type=natural, default=0, help="steps of linear rise to --lr")
     add("--weight_decay", type=natural_float, default=0.0, help="of the optimizer")
     add("--ema", type=unit_float, default=0.0,
-        help="predict with weights averaged over the last such share of the run; 0: do not average")
+        help="predict with an exponential moving average (EMA) of the weights over the last such share of the run; "
+             "0: no average")
     add("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
     add("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
     add("--val_every", type=positive, default=1, help="epochs between two validations")
@@ -223,8 +231,6 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="print the resolved flags and write the schedules' curves to --save_root/dry_run; no data")
     add("--save_minutes", type=positive_float, default=10.0,
         help="minutes between two saves within an epoch; last.ckpt is also written after every epoch")
-    add("--overwrite", action="store_true",
-        help="start anew in a --save_root that holds a run; the old run is kept aside")
 
 
 def add_prediction(parser: argparse.ArgumentParser) -> None:
@@ -288,6 +294,9 @@ def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
         raise InputError("--tensorboard: the package is not installed; run: pip install tensorboard")
     if args.tfr_rule == "interval" and args.tfr_sde < 1:
         raise InputError("--tfr_sde 0: with --tfr_rule interval it is a number of epochs; expected at least 1")
+    if args.gpu > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sets it
+        command = shlex.join(sys.argv[1:] if argv is None else argv)
+        raise InputError(f"--gpu {args.gpu}: start it with: torchrun --nproc_per_node {args.gpu} Trainer.py {command}")
     for name, why in without_effect(args):
         if name not in COURSE_TRAINER:
             raise InputError(f"--{name} has no effect {why}; leave it out, or change that flag")
@@ -333,7 +342,6 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
         (("kl_anneal_cycle", "kl_anneal_ratio"), args.kl_anneal_type != "Cyclical",
          f"with --kl_anneal_type {args.kl_anneal_type}"),
         (("fast_partial", "fast_train_epoch"), not args.fast_train, "without --fast_train"),
-        (("overwrite",), args.test, "with --test, which writes no run"),
         (("tensorboard",), args.test, "with --test, which writes no run"),
     )
     for names, idle, why in rules:

@@ -1,0 +1,179 @@
+"""The flags of both programs: values, prefixes and presets of the template; what a dry run says of them."""
+
+import argparse
+import csv
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, check_error, run_inside
+from PIL import Image
+
+import modules.options as options
+from modules.options import COURSE_TESTER, COURSE_TRAINER, parse_tester, parse_trainer
+from modules.runtime import InputError
+from modules.show.runs import read_history
+from modules.train.schedules import LR_MIN
+from Trainer import planned
+
+NEEDED = ["--DR", "data", "--save_root", "run", "--ckpt_path", "a.ckpt"]
+PARSERS = {"Trainer.py": (parse_trainer, options.trainer_parser, COURSE_TRAINER),
+           "Tester.py": (parse_tester, options.tester_parser, COURSE_TESTER)}
+BOTH = pytest.mark.parametrize("program", PARSERS)
+
+
+@BOTH
+def test_every_value_of_the_template_is_taken(program):
+    for flag, value, read in (
+        ("num_workers", "0", 0), ("gpu", "0", 0), ("device", "cuda:3", "cuda:3"), ("device", "CPU", "cpu"),
+        ("kl_anneal_ratio", "1.25", 1.25), ("kl_anneal_ratio", "2", 2), ("tfr_sde", "0", 0), ("optim", "adam", "Adam"),
+        ("optim", "ADAMW", "AdamW"), ("kl_anneal_type", "cyclical", "Cyclical"), ("kl_anneal_type", "Without", "None"),
+        ("fast_train_epoch", "0", 0), ("tfr_d_step", "0", 0), ("tfr", "0", 0), ("partial", "1", 1),
+    ):
+        assert getattr(PARSERS[program][0]([*NEEDED, f"--{flag}", value]), flag) == read, flag
+
+
+@BOTH
+@pytest.mark.parametrize("wrong, words", [
+    (["--num_workers", "-1"], "--num_workers"), (["--num_workers", "four"], "'four'"),
+    (["--device", "cuda:x"], "cuda:N"), (["--device", "cuda:²"], "cuda:N"), (["--device", "gpu"], "cuda:N"),
+    (["--optim", "SGD"], "SGD"), (["--kl_anneal_type", "sinus"], "Cyclical, Monotonic"), (["--num"], "--num"),
+    (["--lr"], "--lr"), (["--lr", "nan"], "--lr"), (["--tfr", "1.5"], "[0, 1]"), (["--seed", "1", "3"], "3"),
+    (["--batch_size", "0"], "--batch_size"), (["--save_root", ""], "empty name"), (["--save_root", " "], "empty name"),
+    (["--save_root", "run\r"], "'run\\r'"), (["--epoch", "3"], "did you mean --num_epoch"),
+    (["--epochs=3"], "--num_epoch"), (["--dr", "x"], "--DR"), (["--cuda_graphs"], "--cuda_graphs"),
+    (["--save_roots", "x"], "did you mean --save_root?"),
+])
+def test_an_error_in_a_flag_is_one_line(program, wrong, words):
+    result = run_inside(program, *NEEDED, *wrong)
+    check_error(result, words)
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--shift_down", 3, "--preset", "template"], "--shift_down has no effect with --windows template"),
+    (["--tfr_rule", "interval", "--tfr", 0.5, "--tfr_sde", 0], "--tfr_sde 0"),
+    (["--kl_beta", 1, "--kl_anneal_type", "None"], "--kl_beta has no effect"),
+    (["--test", "--tensorboard"], "with --test"),
+])
+def test_a_flag_without_effect_is_one_line(flags, words):
+    if "--tensorboard" in flags:
+        pytest.importorskip("tensorboard")
+    with pytest.raises(InputError, match=words):
+        parse_trainer([*NEEDED, *map(str, flags)])
+
+
+def test_missing_flags_and_packages_are_one_line(monkeypatch):
+    for parse in (parse_trainer, parse_tester):
+        with pytest.raises(InputError, match="--DR is needed"):
+            parse(["--save_root", "x"])
+    with pytest.raises(InputError, match="give it with --ckpt_path"):
+        parse_trainer(["--DR", "x", "--save_root", "y", "--test"])
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises((InputError, ValueError), match="tensorboard"):
+        parse_trainer([*NEEDED, "--tensorboard"])
+
+
+@BOTH
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_one_line_before_any_data(program, trained, tmp_path):
+    paths = ["--DR", tmp_path, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt"]
+    check_error(run_inside(program, *paths, "--device", "cuda:3"), "--device cuda:3", "--device cpu")
+
+
+@BOTH
+def test_every_prefix_that_is_unique_among_the_templates_flags_is_that_flag(program):
+    """For ever: our own flags are written out."""
+    _, make, course = PARSERS[program]
+    parser, tried = make(), 0
+    parser._defaults.clear()
+    values = {a.dest: [] if a.nargs == 0 else [str(a.choices[0]) if a.choices else "1"] for a in parser._actions}
+    values |= {"device": ["cpu"], "kl_anneal_type": ["None"], "train_vi_len": ["2"], "val_vi_len": ["2"]}
+    for action in parser._actions:
+        action.default, action.required = argparse.SUPPRESS, False
+    for name in sorted(course):
+        for end in range(1, len(name) + 1):
+            prefix = name[:end]
+            if sum(other.startswith(prefix) for other in course) == 1 or prefix == name:
+                for words in ([f"--{prefix}", *values[name]], ["=".join([f"--{prefix}", *values[name]])]):
+                    assert set(vars(parser.parse_args(words))) == {name}, prefix
+                    tried += 1
+    assert tried > 300, "both spellings of every prefix"
+
+
+def test_presets_are_flags_and_a_given_flag_wins(monkeypatch):
+    common = ["--DR", "x", "--save_root", "~/y"]
+    template, report = (parse_trainer([*common, "--preset", name]) for name in ("template", "report"))
+    assert (template.batch_size, template.num_epoch, template.kl_anneal_cycle, template.tfr) == (2, 70, 10, 1.0)
+    assert template.lr == 1e-3 and parse_trainer([*common, "--preset", "template", "--lr", "0.5"]).lr == 0.5
+    assert (report.batch_size, report.lr, report.num_epoch) == (4, 1e-4, 61)
+    assert (report.fast_train_epoch, report.fast_partial) == (10, 0.4)
+    assert (report.z_from, report.tf_decides, report.tfr_rule, report.kl_horizon) == ("prior", "target", "interval", 16)
+    assert parse_trainer([*common, "--ckpt", "a", "--fast_train", "--num_e", "3"]).num_epoch == 3
+    assert parse_trainer(common).random_start and not parse_trainer([*common, "--no-random_start"]).random_start
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert parse_trainer(common).save_root == "/home/somebody/y"
+
+
+# the schedules that the flags give
+
+
+def plan(*flags):
+    return planned(parse_trainer(["--save_root", "x", "--dry_run", *map(str, flags)]))
+
+
+def test_schedules_by_hand():
+    rows = plan("--preset", "template", "--num_epoch", 20, "--kl_anneal_cycle", 2, "--kl_anneal_ratio", 0.5).table()
+    assert [row["beta"] for row in rows[:10]] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1])
+    assert [row["beta"] for row in rows[10:12]] == [0, 0.25]
+    assert [row["tfr"] for row in rows] == [1.0] * 11 + [pytest.approx(1 - 0.1 * n) for n in range(1, 10)]
+    every = plan("--preset", "report", "--num_epoch", 20).table()
+    assert [row["tfr"] for row in every] == [1.0] * 10 + [0.9] * 10
+    assert {row["steps"] for row in rows} == {23410 // 16 // 2}
+    fast = plan("--preset", "report").table()
+    assert fast[9]["steps"] == int(23410 * 0.4) // 16 // 4 and fast[10]["steps"] == 23410 // 16 // 4
+    cosine = plan("--lr_schedule", "cosine", "--lr", 0.01, "--num_epoch", 8, "--warmup_steps", 0).table()
+    assert cosine[-1]["lr"] == pytest.approx(LR_MIN)
+    assert cosine[3]["lr"] == pytest.approx(0.005, rel=0.01), "half way down after half of the steps"
+
+
+def test_the_template_and_the_report_have_their_own_rules_of_teacher_forcing():
+    def words(*flags):
+        return plan("--num_epoch", 99, "--tfr_sde", 20, "--tfr_d_step", 0.05, *flags).describe()
+
+    template = words("--preset", "template")
+    assert "tfr (teacher forcing ratio): 1 until epoch 20, 0 from epoch 40." in template
+    assert "1 until epoch 19, 0.8 from epoch 80" in words("--preset", "report")
+    assert words("--preset", "template", "--tfr_rule", "interval") != template
+    assert words("--preset", "report", "--tfr_rule", "start").splitlines()[1] == template.splitlines()[1]
+
+
+def test_a_dry_run_needs_no_data_and_trains_nothing(tmp_path):
+    flags = ["--save_root", tmp_path, "--preset", "report", "--dry_run", "--num_epoch", 7]
+    result = run_inside("Trainer.py", *flags)
+    assert result.returncode == 0, result.stderr
+    assert {"--num_epoch 7", "--batch_size 4", "--kl_anneal_type Cyclical", "--DR None"} <= set(
+        result.stdout.splitlines()
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"dry_run"}
+    names = {path.name for path in (tmp_path / "dry_run").iterdir()}
+    assert names == {"beta.png", "tfr.png", "posterior_share.png", "lr.png", "schedules.csv"}
+    for name in names - {"schedules.csv"}:
+        with Image.open(tmp_path / "dry_run" / name) as image:
+            ink = np.asarray(image.convert("RGB")).reshape(-1, 3)
+        assert (ink == (0, 114, 178)).all(axis=1).sum() > 200, f"{name} shows a line"
+    with open(tmp_path / "dry_run/schedules.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["lr"]) for row in rows] == pytest.approx([1e-4] * 2 + [1e-5] * 3 + [1e-6] * 2)
+
+
+def test_a_run_says_first_what_it_will_do_and_then_does_it(trained):
+    folder, result = trained
+    before = result.stdout.partition("epoch 0")[0]
+    for words in ("tfr (teacher forcing ratio):", "beta (weight of the KL", "lr (learning rate", "2 epochs",
+                  "parameters", "train: ", "val: ", str(folder)):
+        assert words in before, words
+    written, planned = read_history(folder / "metrics.csv"), plan("--preset", "template", "--num_epoch", 2, *SMALL)
+    for column in ("beta", "tfr", "lr"):
+        assert [row[column] for row in planned.table()] == pytest.approx([row[column] for row in written]), column
