@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modules.options import parse_tester
-from modules.runtime import InputError, leave, run_program
+from modules.runtime import InputError, run_program
 
 FLAGS = run_program(parse_tester) if __name__ == "__main__" else None  # errors in flags need not wait for torch
 
@@ -166,4 +166,3 @@ def write_submission(path: Path, predicted: list[Tensor]) -> None:
 
 if __name__ == "__main__":
     run_program(main, FLAGS)
-    leave()

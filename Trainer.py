@@ -11,11 +11,10 @@ import contextlib
 import copy
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from modules.options import parse_trainer, without_effect
-from modules.runtime import InputError, leave, run_program
+from modules.runtime import InputError, collect_errors, on_signal, run_program
 
 FLAGS = run_program(parse_trainer) if __name__ == "__main__" else None  # errors in flags need not wait for torch
 
@@ -26,15 +25,14 @@ from dataloader import Dataset_Dance
 from modules.data.pixels import to_float
 from modules.device import autocast, pick_device, pick_precision
 from modules.files import to_csv, write_json, write_text
-from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, read_config, save_checkpoint
+from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, save_checkpoint
 from modules.model.vae import VAE_Model, architecture, frame_loss
 from modules.progress import Progress
-from modules.runtime import collect_errors
 from modules.score.predict import predict
 from modules.show.board import Board
-from modules.show.curves import draw_training
+from modules.show.curves import draw_schedules, draw_training
 from modules.show.sequence import draw_validation, score_validation
-from modules.train.distributed import Ranks, is_launched, join, launch
+from modules.train.distributed import Ranks, join
 from modules.train.feed import Batch, Feed, largest_shift
 from modules.train.history import HISTORY_COLUMNS, TAGS, describe_environment
 from modules.train.optimizers import build_optimizers, clipped_step, update_ema
@@ -43,11 +41,11 @@ from modules.train.resume import (
     Start,
     Stops,
     check_finite,
-    check_training,
+    check_history,
     claim_folder,
     find_start,
-    is_in,
     load_optimizer,
+    reading,
     settings_of,
 )
 from modules.train.schedules import Schedules, data_share
@@ -57,25 +55,13 @@ COURSE_FRAMES = 23410  # training frames of the course, for --dry_run
 
 
 class Trainer:
-    """A run: model, data, optimizers, history.
-
-    start: the checkpoint that it begins with. ranks: the processes that share the work.
-    """
+    """A run: model, data, optimizers, history. start: a checkpoint. ranks: the processes that share the work."""
 
     def __init__(self, args: argparse.Namespace, start: Start | None = None, ranks: Ranks | None = None):
-        start, ranks = start or Start(), ranks or Ranks()
-        self.args, self.root, self.ranks = args, Path(args.save_root), ranks
+        self.args, self.root, self.ranks = args, Path(args.save_root), ranks or Ranks()
         self.device = pick_device(args.device)
         self.dtype = pick_precision(args.precision, self.device)
-
-        torch.manual_seed(args.seed)
-        sizes = {name: getattr(args, name) for name in MODEL_FLAGS}
-        frame_size, weights = (args.frame_H, args.frame_W), start.contents["state_dict"] if start.contents else None
-        levels = architecture(args.arch).levels_for(*frame_size)
-        sizes |= {"levels": read_config(start.contents, start.source)[0]["levels"] if weights else levels}
-        self.model = build_model(sizes, frame_size, f"--arch {args.arch} with these sizes")
-        if weights:
-            load_weights(self.model, weights, start.source)
+        self.model = start.model if start else new_model(args)
         self.model.to(self.device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.model) if args.ema else None
         self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay, self.dtype)
@@ -87,16 +73,35 @@ class Trainer:
         }
         modes = ["val"] if args.test else ["train", "val"]
         self.data = collect_errors(*(functools.partial(Dataset_Dance, mode=mode, **data) for mode in modes))
-        if not args.test:  # nothing is decoded before all that names can tell is checked
+        if not args.test:  # nothing is decoded before all that the names of files tell is checked
             latent = self.model.latent_shape(args.frame_H, args.frame_W)
-            self.feed = Feed(args, self.data[0], latent, ranks, self.device)
+            self.feed = Feed(args, self.data[0], latent, self.ranks, self.device)
         collect_errors(*(data.decode for data in self.data))
         self.validation = self.data[-1].sequences
-        self.epoch, self.history, self.best_psnr, self.within, self.progress = 0, [], None, None, None
-        if start.contents and start.goes_on:
-            self._go_on_from(start)
-        self.undrawn = self.root / ".undrawn"  # it is there while an epoch is saved and not yet drawn
-        self.must_draw_again = self.undrawn.exists() and start.goes_on and self.within is None
+        self.epoch, self.history, self.best_psnr = 0, [], None
+        self.streak = torch.tensor(0, device=self.device)  # skipped steps in a row, see EpochProgress
+        self.progress = None  # of the epoch to resume in
+        if start and start.resumed:
+            self.resume(start)
+
+    def resume(self, start: Start) -> None:
+        """Continue where the checkpoint was written."""
+        contents, path = start.contents, start.path
+        with reading(path):
+            training, self.epoch = contents["training"], contents["last_epoch"] + 1
+            self.history = check_history(training["history"], self.epoch - 1)
+            self.best_psnr, within = training["best_psnr"], training.get("within")
+            load_weights(self.model, training["weights"], path)
+            for optimizer in self.optimizers:
+                load_optimizer(optimizer, contents["optimizer"][type(optimizer).__name__]["state"])
+            if self.ema and training["averaged"]:
+                load_weights(self.ema, training["averaged"], path)
+            where = ""
+            if within and self.epoch < self.args.num_epoch:
+                self.progress = self.begin(self.epoch)
+                self.progress.restore(within)
+                where = f", after step {self.progress.step} of {self.progress.steps}"
+        print(f"Resuming from {path} at epoch {self.epoch}{where}.")
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step, skipped where a number is not finite.
@@ -122,120 +127,119 @@ class Trainer:
             update_ema(self.ema, self.model, batch.ema_share)
         return means, finite
 
-    def train_epoch(self, epoch: int, stops: Stops | None = None) -> dict:
-        """One pass over this epoch's windows, or over what is left of it. Returns the epoch's row of metrics.csv, not
-        yet validated. stops: says when to save within the epoch, or to end."""
-        progress, steps = self._begin(epoch), self.feed.steps[epoch]
-        frames = self.feed.batch_size * (self.args.train_vi_len - 1)  # predicted in one step
+    def train_epoch(self, epoch: int, stops: Stops | None = None) -> EpochProgress:
+        """One pass over this epoch's windows, or over what is left of it. stops: when to save within it, or to end."""
+        progress, steps = self.progress or self.begin(epoch), self.feed.steps[epoch]
         begin = time.perf_counter() - progress.seconds
-        now = self.feed.schedules.at(epoch, -1)
         with Progress(f"epoch {epoch}", steps, "step", progress.step) as bar:
-            for step, batch in enumerate(self.feed.batches(epoch, progress.step), start=progress.step):
+            for batch in self.feed.batches(epoch, first=progress.step):
                 progress.add(*self.step(batch), time.perf_counter() - begin)
                 if progress.step % LOG_STEPS == 0 or progress.step == steps:
-                    (_, mse, kl), skipped = progress.means()
-                    lr = self.feed.schedules.at(epoch, step).lr
-                    bar.say(
-                        f"mse {mse:.5f} kl {kl:.3g} beta {now.beta:.3g} tfr {now.tfr:.2f} lr {lr:.2e} "
-                        f"{progress.rate(frames):.0f} frames/s{self._time_left(epoch, progress)}"
-                        + f" skipped {skipped}" * (skipped > 0)
-                    )
+                    bar.say(self.status(epoch, progress))
                     progress.stop_if_broken(self.root / "last.ckpt")
                 bar.update()
-                if stops and stops.save_now():
-                    self.save_within(epoch, progress)
-                    stops.end_if_asked(f"in epoch {epoch} after step {progress.step} of {steps}")
-        (loss, mse, kl), skipped = progress.means()
-        if skipped:
-            print(f"epoch {epoch}: {skipped} of {steps} steps skipped: their loss or gradient was not finite")
-        return {
-            "epoch": epoch, "loss": loss, "mse": mse, "kl": kl, "beta": now.beta, "tfr": now.tfr,
-            "posterior_share": now.posterior_share, "lr": now.lr, "val_psnr": None,
-            "seconds": time.perf_counter() - begin, "frames_per_second": progress.rate(frames),
-        }
+                if stops:
+                    save = functools.partial(self.save_within, epoch, progress)
+                    stops.after_step(save, f"in epoch {epoch} after step {progress.step} of {steps}")
+        self.streak, self.progress = progress.streak, None
+        return progress
 
     def fit(self) -> None:
-        """Train from the current epoch to the last; after each, validate, save and draw."""
-        args = self.args
-        board = Board(self.root, TAGS, self.epoch) if args.tensorboard and self.ranks.rank == 0 else None
-        if self.ranks.rank == 0:
+        """Train from the current epoch to the last; after each, validate, draw and save."""
+        args, main = self.args, self.ranks.main
+        stops = Stops(args.save_minutes, self.ranks)
+        board = Board(self.root, TAGS, self.epoch) if args.tensorboard and main else None
+        if main:
             write_json(self.root / "environment.json", describe_environment(self.device, self.dtype))
-        if self.must_draw_again:
-            self.draw_again()
-        with Stops(args.save_minutes, self.ranks) as stops:
+        with on_signal(stops.note):
             for epoch in range(self.epoch, args.num_epoch):
-                row = self.train_epoch(epoch, stops)
-                begin, last, draw = time.perf_counter(), epoch + 1 == args.num_epoch, None
-                if (epoch + 1) % args.val_every == 0 or last:
-                    row["val_psnr"], draw = self.validate(epoch)
-                row["seconds"] += time.perf_counter() - begin
-                self.history.append(row)
-                self.epoch = epoch + 1
-                if self.ranks.rank == 0:
-                    self.save(row, numbered=(epoch + 1) % args.per_save == 0 or last)
-                    self.draw(draw)
-                if board:
-                    board.write(row, [sequence.name for sequence in self.validation])
-        if self.ranks.rank == 0:
+                progress = self.train_epoch(epoch, stops)
+                self.save_within(epoch, progress)
+                with stops.at_once(f"in the validation of epoch {epoch}"):
+                    self.finish_epoch(epoch, progress)
+                    if board:
+                        board.write(self.history[-1], [sequence.name for sequence in self.validation])
+        if main:
             print(f"Best validation PSNR {self.best_psnr:.3f} dB. Weights: {self.root / 'best.ckpt'}")
 
-    def validate(self, epoch: int) -> tuple[float | None, Callable | None]:
-        """Full-length prediction of the validation sequences from their first frames, z the prior's mean: mean PSNR,
-        and the drawing of its pictures, which can wait until the epoch is saved.
+    def begin(self, epoch: int) -> EpochProgress:
+        """The progress of an epoch whose first step is still to come."""
+        return EpochProgress.begin(self.args, self.feed.batch_size, self.feed.steps[epoch], self.streak)
 
-        With several processes each predicts its share; the first scores, the others return None twice.
-        """
-        args, sequences, mine = self.args, self.validation, self.validation[self.ranks.rank :: self.ranks.size]
-        frames = predict(self.best_model, mine, self.dtype) if mine else []
-        predicted = self.ranks.collect(frames)
-        if predicted is None:
-            return None, None
-        last = epoch + 1 == args.num_epoch or args.test
-        average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
-        return average, functools.partial(
-            draw_validation, self.root, epoch, sequences, predicted, scores, args.train_vi_len, args.pictures,
-            keep_all=args.store_visualization, video=last or args.store_visualization,
+    def status(self, epoch: int, progress: EpochProgress) -> str:
+        """The numbers behind the bar; the time that the whole run still needs leaves validations out."""
+        (_, mse, kl), skipped = progress.means()
+        schedules = self.feed.schedules
+        now, rate = schedules.at(epoch, progress.step - 1), self.rate(progress)
+        left = (schedules.total - schedules.done(epoch, progress.step)) * progress.seconds / progress.step
+        return (
+            f"mse {mse:.5f} kl {kl:.3g} beta {now.beta:.3g} tfr {now.tfr:.2f} lr {now.lr:.2e} {rate:.0f} frames/s, "
+            f"run {left // 3600:.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f} left"
+            + f" skipped {skipped}" * (skipped > 0)
         )
 
+    def rate(self, progress: EpochProgress) -> float:
+        """Predicted frames per second of an epoch's steps."""
+        return progress.step * self.feed.batch_size * (self.args.train_vi_len - 1) / max(progress.seconds, 1e-9)
+
+    def finish_epoch(self, epoch: int, progress: EpochProgress) -> None:
+        """After an epoch's steps: its row of metrics.csv, validation, pictures, checkpoints."""
+        (loss, mse, kl), skipped = progress.means()
+        if skipped:
+            print(f"epoch {epoch}: {skipped} of {progress.steps} steps skipped: their loss or gradient was not finite")
+        begin, last, now = time.perf_counter(), epoch + 1 == self.args.num_epoch, self.feed.schedules.at(epoch, -1)
+        validated = (epoch + 1) % self.args.val_every == 0 or last
+        psnr = self.validate(epoch) if validated else None
+        self.history.append({
+            "epoch": epoch, "loss": loss, "mse": mse, "kl": kl, "beta": now.beta, "tfr": now.tfr,
+            "posterior_share": now.posterior_share, "lr": now.lr, "val_psnr": psnr,
+            "seconds": progress.seconds + time.perf_counter() - begin, "frames_per_second": self.rate(progress),
+        })
+        self.epoch = epoch + 1
+        if self.ranks.main:
+            if self.args.pictures != "none":
+                draw_training(self.history, self.root / "figures")
+            self.save(self.history[-1], numbered=(epoch + 1) % self.args.per_save == 0 or last)
+
+    def validate(self, epoch: int) -> float | None:
+        """Full-length prediction of the validation sequences from their first frames, z the prior's mean: scored and
+        drawn. Returns the mean PSNR. With several processes each predicts its share; only rank 0 gets the score."""
+        args, sequences, mine = self.args, self.validation, self.validation[self.ranks.rank :: self.ranks.size]
+        predicted = self.ranks.gather(predict(self.best_model, mine, self.dtype) if mine else [])
+        if predicted is None:
+            return None
+        last = epoch + 1 == args.num_epoch or args.test
+        average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
+        draw_validation(
+            self.root, epoch, sequences, predicted, scores, args.train_vi_len, args.pictures,
+            keep_all=args.store_visualization, video=last or args.store_visualization,
+        )
+        return average
+
     def save(self, row: dict, numbered: bool) -> None:
-        """Write metrics.csv and the checkpoints of a finished epoch, whose pictures are now to be drawn."""
-        write_text(self.undrawn, "")
+        """Write metrics.csv and the checkpoints of a finished epoch. row: its row of metrics.csv."""
         table = [list(HISTORY_COLUMNS), *(map(row.get, HISTORY_COLUMNS) for row in self.history)]
         write_text(self.root / "metrics.csv", to_csv(table))
-
-        weights, everything = self._checkpoint(row)
-        if row["val_psnr"] is not None and (self.best_psnr is None or row["val_psnr"] > self.best_psnr):
-            self.best_psnr = everything["training"]["best_psnr"] = row["val_psnr"]
+        best = row["val_psnr"] is not None and (self.best_psnr is None or row["val_psnr"] > self.best_psnr)
+        if best:
+            self.best_psnr = row["val_psnr"]
+        weights, everything = self.checkpoint(row)
+        if best:
             save_checkpoint(self.root / "best.ckpt", weights)
         if numbered:
             save_checkpoint(self.root / f"epoch={row['epoch']}.ckpt", everything)
         save_checkpoint(self.root / "last.ckpt", everything)
 
-    def draw(self, validation: Callable | None) -> None:
-        """The curves, and the pictures of a validation."""
-        if self.args.pictures != "none":
-            draw_training(self.history, self.root / "figures")
-        if validation:
-            validation()
-        self.undrawn.unlink(missing_ok=True)
-
-    def draw_again(self) -> None:
-        """Draw the pictures of an epoch that was saved by a process which then ended."""
-        validated = self.history and self.history[-1]["val_psnr"] is not None
-        draw = self.validate(self.epoch - 1)[1] if validated else None
-        if self.ranks.rank == 0:
-            self.draw(draw)
-
     def save_within(self, epoch: int, progress: EpochProgress) -> None:
-        """Write last.ckpt in the middle of an epoch; every process waits until it is whole."""
-        if self.ranks.rank == 0:
+        """Write last.ckpt before the epoch is finished; every process waits until the file is whole."""
+        if self.ranks.main:
             now = self.feed.schedules.at(epoch, progress.step - 1)
             row = {"epoch": epoch - 1, "lr": now.lr, "tfr": now.tfr, "val_psnr": None}
-            save_checkpoint(self.root / "last.ckpt", self._checkpoint(row, progress.saved())[1])
+            save_checkpoint(self.root / "last.ckpt", self.checkpoint(row, progress.saved())[1])
         self.ranks.wait()
 
-    def _checkpoint(self, row: dict, within: dict | None = None) -> tuple[dict, dict]:
-        """The weights to predict with, and everything to go on with; row: of the last whole epoch."""
+    def checkpoint(self, row: dict, within: dict | None = None) -> tuple[dict, dict]:
+        """The weights to predict with, and everything to resume from. row: of the last whole epoch."""
         check_finite(self.model, self.root / "last.ckpt")
         weights = {
             "state_dict": self.best_model.state_dict(),
@@ -252,66 +256,32 @@ class Trainer:
 
     @property
     def best_model(self) -> VAE_Model:
-        """The weights to predict with: the averaged ones where there are."""
+        """The weights to predict with: the moving average if there is one."""
         return self.ema or self.model
-
-    def _go_on_from(self, start: Start) -> None:
-        """Continue where the checkpoint was written; its optimizer, history and epoch's progress too if it has them."""
-        checkpoint, source = start.contents, start.source
-        self.epoch = checkpoint.get("last_epoch", -1) + 1
-        training = check_training(checkpoint, source)
-        print(f"Going on from {source} at epoch {self.epoch}", end="")
-        if not training:
-            print(": it holds weights only, the optimizer starts anew.")
-            return
-        self.within = training.get("within")
-        print(f", after step {self.within['step']} of {self.within['steps']}." if self.within else ".")
-        load_weights(self.model, training["weights"], source)
-        for optimizer in self.optimizers:
-            load_optimizer(optimizer, checkpoint, source)
-        self.history, self.best_psnr = training["history"], training["best_psnr"]
-        if self.ema and training["averaged"]:
-            load_weights(self.ema, training["averaged"], source)
-
-    def _begin(self, epoch: int) -> EpochProgress:
-        """An epoch's progress: none, or that of the checkpoint which was written within it."""
-        progress = EpochProgress.start(
-            self.args, self.feed.batch_size, self.feed.steps[epoch], self.device, before=self.progress
-        )
-        if self.within:
-            progress.restore(self.within)
-        self.within, self.progress = None, progress
-        return progress
-
-    def _time_left(self, epoch: int, progress: EpochProgress) -> str:
-        """The time that the whole run still needs at this epoch's pace, validations left out: ", run 1:02:03 left"."""
-        left = self.feed.schedules.total - self.feed.schedules.done(epoch, progress.step)
-        minutes, seconds = divmod(round(left * progress.seconds / progress.step), 60)
-        return f", run {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
 
     def describe(self) -> str:
         """What this run will do, in a few lines."""
         args, model = self.args, self.model
         size = sum(p.numel() for p in model.parameters())
         height, width = model.latent_shape(args.frame_H, args.frame_W)[1:]
-        lines = [
+        down, right = (0, 0) if args.windows == "template" else largest_shift(args)
+        return "\n".join([
             *(data.describe() + "." for data in self.data),
             f"Model: {args.arch}, {size:,} parameters, {args.frame_H}x{args.frame_W} frames, z at {height}x{width}; "
             f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}, preset {args.preset}.",
-            describe_shift(args),
+            f"Clips are shifted by up to {down} pixels up or down and {right} to a side.",
             self.feed.schedules.describe(),
-            *(f"--{name} is taken and has no effect {why}." for name, why in without_effect(args)),
+            *(f"--{name} is accepted and has no effect {why}." for name, why in without_effect(args)),
             f"Everything is written to {self.root}.",
-        ]
-        return "\n".join(lines)
+        ])
 
 
-def describe_shift(args: argparse.Namespace) -> str:
-    """How far clips are moved."""
-    down, right = largest_shift(args)
-    if args.windows == "template" or not (down or right):
-        return "Clips are not moved."
-    return f"Clips are moved by up to {down} pixels up or down and {right} to a side."
+def new_model(args: argparse.Namespace) -> VAE_Model:
+    """A model of the flags' sizes with random weights, a function of --seed."""
+    torch.manual_seed(args.seed)
+    size, sizes = (args.frame_H, args.frame_W), {name: getattr(args, name) for name in MODEL_FLAGS}
+    sizes["levels"] = architecture(args.arch).levels_for(*size)
+    return build_model(sizes, size, f"--arch {args.arch} with these sizes")
 
 
 def planned(args: argparse.Namespace) -> Schedules:
@@ -321,52 +291,38 @@ def planned(args: argparse.Namespace) -> Schedules:
 
 
 def dry_run(args: argparse.Namespace) -> None:
-    """Print the flags and write <save_root>/dry_run: schedules.csv and its pictures. No data is read."""
-    from modules.show.curves import draw_schedules
-
-    for key, value in sorted(vars(args).items()):
-        if key != "given":
-            print(f"--{key} {value}")
-    print(describe_shift(args))
-    schedules = planned(args)
-    rows, folder = schedules.table(), Path(args.save_root) / "dry_run"
+    """Print the flags and write <save_root>/dry_run: schedules.csv and its curves. No data is read."""
+    print("\n".join(f"--{key} {value}" for key, value in sorted(settings_of(args).items())))
+    schedules, folder = planned(args), Path(args.save_root) / "dry_run"
+    rows = schedules.table()
     write_text(folder / "schedules.csv", to_csv([list(rows[0]), *(row.values() for row in rows)]))
-    pictures = draw_schedules(rows, folder)
+    curves = draw_schedules(rows, folder)
     print(schedules.describe())
-    print(f"{schedules.total:,} optimizer steps with the course's {COURSE_FRAMES:,} training frames.")
-    print(f"Wrote {folder}: schedules.csv, {', '.join(pictures)}. Nothing was trained.")
+    print(f"These are for the course's {COURSE_FRAMES:,} training frames.")
+    print(f"Wrote {folder}: schedules.csv, {', '.join(curves)}. Nothing was trained.")
 
 
 def main(args: argparse.Namespace | None = None) -> None:
     args = args or parse_trainer()
     if args.dry_run:
         return dry_run(args)
-    if args.gpu > 1 and not is_launched():
-        launch(functools.partial(main, args), args.gpu, args.device)
-        return
-    with join(args.device) as ranks, contextlib.ExitStack() as held:
-        with ranks.first_alone():
-            if ranks.rank == 0:
-                anew = args.overwrite and not args.test
-                held.enter_context(claim_folder(Path(args.save_root), anew, args.ckpt_path))
-            args, start = find_start(args)
+    with join(args.device) as ranks, contextlib.ExitStack() as claimed:
+        with ranks.main_first():
+            if ranks.main:
+                claimed.enter_context(claim_folder(Path(args.save_root)))
+            start = find_start(args)
             trainer = Trainer(args, start, ranks)
         if args.test:
-            draw = trainer.validate(max(0, trainer.epoch - 1))[1]
-            if draw:
-                draw()
-        elif trainer.epoch >= args.num_epoch:
-            done = f"{start.source}: all {trainer.epoch} epochs are done; a larger --num_epoch goes on"
-            if args.ckpt_path and is_in(args.ckpt_path, Path(args.save_root)):
-                raise InputError(f"{done}, another --save_root starts a new run from these weights")
-            print(f"{done}.")
-            if trainer.must_draw_again:
-                trainer.draw_again()
-        else:
+            trainer.validate(max(0, start.contents.get("last_epoch", 0)))
+        elif trainer.epoch < args.num_epoch:
             print(trainer.describe())
             trainer.fit()
+        else:
+            done = f"{start.path}: all {trainer.epoch} epochs are done; a larger --num_epoch continues the run"
+            if args.ckpt_path == start.path:
+                raise InputError(f"{done}, another --save_root starts a new run from these weights")
+            print(f"{done}.")
 
 
 if __name__ == "__main__":
     run_program(main, FLAGS)
-    leave()

@@ -62,7 +62,7 @@ def keep_on(device: torch.device, *tensors: torch.Tensor) -> list[torch.Tensor]:
     if device.type == "cuda":
         size, free = sum(x.nbytes for x in tensors), torch.cuda.mem_get_info(device)[0]
         if size > free / 2:
-            print(f"{size / 1e9:.1f} GB of pictures stay in main memory: {free / 1e9:.1f} GB are free on the GPU.")
+            print(f"{size / 1e9:.1f} GB of images stay in main memory: {free / 1e9:.1f} GB are free on the GPU.")
             return list(tensors)
     return [x.to(device) for x in tensors]
 

@@ -13,55 +13,46 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from modules.runtime import InputError
 
-# on Windows nothing takes the place of a file that a virus scanner or a backup is just reading
+# seconds to wait for a file that a virus scanner or a backup reads: Windows replaces no open file
 RETRY_SECONDS = (0.1, 0.3, 1, 3) if os.name == "nt" else ()
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a temporary file beside `path`, sync it, then move it there. InputError where that fails: what was there
-    before is kept."""
+    """Write a temporary file beside `path`, sync it, then move it there. InputError where that fails: the previous file
+    is unchanged."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            sync(file)
-        replace(temporary, path)
+            sync(file.fileno())
+        move(temporary, path)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{path}: cannot be written ({reason}); what was there before is kept") from None
+        raise InputError(f"{path}: cannot be written ({reason}); the previous file is unchanged") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def sync(file: BinaryIO) -> None:
-    """Have what was written reach the disk, on drives that can be asked to."""
+def sync(file: int) -> None:
+    """Have what was written reach the disk, on drives that support it."""
     try:
-        os.fsync(file.fileno())
+        os.fsync(file)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder; InputError if it cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another --save_root") from None
-
-
-def replace(source: Path, path: Path) -> None:
-    """Move a file to the place of another, once nobody reads that one."""
+def move(source: Path, path: Path) -> None:
+    """Move a file to the place of another."""
     for seconds in RETRY_SECONDS:
         try:
             return os.replace(source, path)
@@ -71,8 +62,17 @@ def replace(source: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same with text, as UTF-8."""
+    """Write text as UTF-8, as write_bytes does."""
     write_bytes(path, text.encode())
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder; InputError if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
 
 
 def to_csv(rows: list[list]) -> str:
@@ -111,23 +111,19 @@ def finite(value: Any) -> Any:
 
 
 def lock_file(path: Path, wait: bool = False) -> contextlib.AbstractContextManager | None:
-    """Create `path` and lock it until the context that is returned ends or the process does, in any way.
+    """Create `path` and lock it until the returned context ends, or the process does.
 
-    None if another process has it locked; with `wait`, wait for that one instead. Where the file system knows no locks
-    (some network drives), one line says so and nobody is held off.
+    None if another process holds the lock; with `wait`, wait for it instead. On a drive without locks (some network
+    drives) a line says so and nobody is held off.
     """
+    check_writable(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # a soft lock, which is a file, would hold off everybody for ever once another machine has died with it
+        # not a soft lock: that is a file, which stays when its machine dies
         return FileLock(path, fallback_to_soft=False).acquire(timeout=-1 if wait else 0)
     except Timeout:
         return None
-    except (OSError, NotImplementedError) as reason:
-        try:
-            open(path, "a", encoding="utf-8").close()
-        except OSError as error:
-            raise InputError(f"{path.parent}: cannot be written to ({error.strerror})") from None
-        warn_of_no_locks(path.parent, getattr(reason, "strerror", None) or "not supported")
+    except (OSError, NotImplementedError) as error:
+        warn_of_no_locks(path.parent, getattr(error, "strerror", None) or "not supported")
         return contextlib.nullcontext()
 
 

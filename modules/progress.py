@@ -1,4 +1,4 @@
-"""The progress of long work: a bar in a terminal, a line now and then elsewhere."""
+"""The progress of long work: a bar in a terminal, a line every 30 seconds elsewhere."""
 
 import os
 import sys
@@ -7,14 +7,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-LINE_SECONDS = 30  # between two lines where nobody sees a bar move
+LINE_SECONDS = 30  # between two lines where there is no terminal
 NOTEBOOKS = ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "JPY_PARENT_PID")  # their cells keep all that is drawn
 
 
 class Progress(tqdm):
     """A tqdm over `total` units of work. Where stderr is no terminal, or a notebook's cell, it writes whole lines."""
 
-    hidden = False  # in processes that say nothing
+    hidden = False  # True in processes that print nothing
     lines = False
 
     def __init__(self, title: str, total: int, unit: str, initial: int = 0, leave: bool = True):
@@ -32,11 +32,6 @@ class Progress(tqdm):
             return lambda text: file.write(f"{text}\n" * (self.n > self.initial))
         return super().status_printer(file)
 
-    def moveto(self, n: int) -> None:
-        """Where tqdm draws a bar among others: lines come one after the other."""
-        if not self.lines:
-            super().moveto(n)
-
     def close(self) -> None:
         if self.lines and not self.disable:
             if self.leave:
@@ -45,7 +40,7 @@ class Progress(tqdm):
         super().close()
 
     def say(self, text: str) -> None:
-        """Words after the bar, shown when it is drawn the next time."""
+        """Show a text after the bar, from the next time it is drawn."""
         self.set_postfix_str(text, refresh=False)
 
 
@@ -55,5 +50,5 @@ def followed(items: Iterable, title: str, total: int, unit: str) -> Iterator[Any
         for item in items:
             try:
                 yield item
-            finally:  # also where the caller ends the loop with it
+            finally:  # counts the last item also where the caller leaves the loop
                 bar.update()

@@ -2,23 +2,21 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, check_error, run, run_inside
+from conftest import SMALL, check_error, run, run_inside
 from PIL import Image
 
 from dataloader import Dataset_Dance
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.vae import Rollout, VAE_Model
 from modules.options import parse_trainer
-from modules.score.metrics import psnr
 from modules.score.predict import predict
+from modules.show.curves import OF_A_RUN
+from modules.train.history import TAGS
 from modules.train.optimizers import build_optimizers
 from Trainer import Trainer
 
@@ -70,32 +68,6 @@ def test_same_seed_same_numbers_other_seed_others(dance, trained, tmp_path):
                                                                                 tmp_path / "other"))
     assert first == same
     assert first != other
-
-
-def test_going_on_from_a_checkpoint_equals_the_unbroken_run(dance, trained, tmp_path):
-    flags = ["--DR", dance, *SMALL, "--preset", "template", "--num_epoch", 2, "--device", "cpu"]
-    result = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "on", "--ckpt", trained[0] / "epoch=0.ckpt")
-    assert result.returncode == 0, result.stderr
-    whole, rest = (load_checkpoint(folder / "last.ckpt") for folder in (trained[0], tmp_path / "on"))
-    for name, tensor in whole["state_dict"].items():
-        assert torch.equal(tensor, rest["state_dict"][name]), name
-    assert [row["loss"] for row in rows(tmp_path / "on")] == [row["loss"] for row in rows(trained[0])]
-
-
-def test_the_same_command_again_goes_on_and_overwrite_keeps_the_old_run(dance, trained, tmp_path):
-    flags = ["--DR", dance, *SMALL, "--preset", "template", "--device", "cpu", "--save_root", tmp_path / "run"]
-    flags += ["--lr_schedule", "constant"]  # of the flags, only num_epoch changes below
-    assert run_inside("Trainer.py", *flags, "--num_epoch", 1).returncode == 0
-    again = run_inside("Trainer.py", *flags, "--num_epoch", 1)
-    assert again.returncode == 0 and "all 1 epochs are done" in again.stdout
-    check_error(run_inside("Trainer.py", *flags, "--num_epoch", 2, "--seed", 5), "--seed 5", "started with 0")
-    more = run_inside("Trainer.py", *flags, "--num_epoch", 2)
-    assert "last.ckpt at epoch 1." in more.stdout
-    assert [row["epoch"] for row in rows(tmp_path / "run")] == ["0", "1"]
-    anew = run_inside("Trainer.py", *flags, "--num_epoch", 1, "--overwrite")
-    assert anew.returncode == 0, anew.stderr
-    assert [row["epoch"] for row in rows(tmp_path / "run")] == ["0"]
-    assert [row["epoch"] for row in rows(tmp_path / "run.old1")] == ["0", "1"]
 
 
 def test_tester_writes_every_file(tested, dance):
@@ -245,90 +217,62 @@ def test_truth_is_read_in_every_form(dance, trained, tested, tmp_path):
 
 def test_report_rule_changes_target_with_the_coin(dance):
     """With teacher forcing off, the report's target is the previously generated frame, x_1 for the first."""
-    torch.manual_seed(0)
     flags = ["--DR", dance, "--save_root", "x", "--preset", "report", *SMALL, "--device", "cpu", "--precision", "fp32"]
-    args = parse_trainer([*map(str, flags)])
-    protocol = args.batch_size, args.lr, args.num_epoch, args.fast_train_epoch, args.fast_partial
-    assert protocol == (4, 1e-4, 61, 10, 0.4)
-    assert (args.z_from, args.tf_decides, args.tfr_rule, args.kl_horizon) == ("prior", "target", "interval", 16)
     trainer = Trainer(parse_trainer([*map(str, flags), "--kl_anneal_type", "None"]))
 
     class Constant(torch.nn.Module):
-        """Predicts frames of the constant levels 0.1, 0.2, … and records what it was fed."""
+        """Predicts frames of the constant levels 0.1, 0.2, …"""
 
         def __init__(self):
             super().__init__()
             self.level = torch.nn.Parameter(torch.tensor(0.1))
 
-        def rollout(self, first, poses, truth, noise, posterior_clips, z_from, feed_truth):
-            assert z_from == "prior" and feed_truth is False, "z from the prior, always its own last frame"
+        def rollout(self, x_1, poses, *, from_posterior, teacher_forcing, **_):
+            assert not from_posterior.any() and not teacher_forcing, "z from the prior, always its own last frame"
             levels = self.level * torch.arange(1, poses.shape[1]).reshape(1, -1, 1, 1, 1)
-            return Rollout(levels.expand(len(first), -1, 3, 16, 32), torch.ones(len(first), poses.shape[1] - 1, 1))
+            return Rollout(levels.expand(len(x_1), -1, 3, 16, 32), torch.ones(len(x_1), poses.shape[1] - 1, 1))
 
     trainer.model = Constant()
     trainer.optimizers = build_optimizers("Adam", trainer.model, 0.0, 0.0)
-    trainer.feed.begin(0)
-    batch = trainer.feed.batch(0)._replace(lr=torch.tensor(0.0))
+    batch = next(trainer.feed.batches(0))._replace(lr=torch.tensor(0.0))
     assert batch.target_is_truth and batch.noise[0].std() > 0.5, "tfr 1: the coin says the truth; every z is a sample"
     frames = batch.frames / 255
     truth = np.mean([((frames[:, t] - 0.1 * t) ** 2).mean().item() for t in (1, 2, 3)])
-    assert trainer.step(batch)[1].item() == pytest.approx(truth, rel=1e-5)
-    off = trainer.step(batch._replace(target_is_truth=False))
-    previous = np.mean([((frames[:, 0] - 0.1) ** 2).mean().item(), 0.01, 0.01])
-    assert off[1].item() == pytest.approx(previous, rel=1e-5)
+    (_, mse, _), _ = trainer.step(batch)
+    assert mse.item() == pytest.approx(truth, rel=1e-5)
+    (_, mse, _), _ = trainer.step(batch._replace(target_is_truth=False))
+    assert mse.item() == pytest.approx(np.mean([((frames[:, 0] - 0.1) ** 2).mean().item(), 0.01, 0.01]), rel=1e-5)
 
 
-def test_presets_are_flags_and_a_given_flag_wins():
-    common = ["--DR", "x", "--save_root", "y"]
-    assert parse_trainer([*common, "--preset", "template"]).lr == 1e-3
-    assert parse_trainer([*common, "--preset", "template", "--lr", "0.5"]).lr == 0.5
-    template = parse_trainer([*common, "--preset", "template"])
-    assert (template.batch_size, template.num_epoch, template.kl_anneal_cycle, template.tfr) == (2, 70, 10, 1.0)
-    assert parse_trainer([*common, "--ckpt", "a", "--fast_train", "--num_e", "3"]).num_epoch == 3
-    assert parse_trainer(common).random_start and not parse_trainer([*common, "--no-random_start"]).random_start
+def test_tensorboard_holds_the_scalars_strips_and_curves(dance, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = ["--preset", "template", "--num_epoch", 2, "--val_every", 2, "--device", "cpu", "--tensorboard",
+             "--store_visualization"]
+    result = run_inside("Trainer.py", "--DR", dance, "--save_root", tmp_path, *SMALL, *flags)
+    assert result.returncode == 0, result.stderr
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == set(TAGS.values())
+    for column, tag in TAGS.items():
+        expected = {int(row["epoch"]): float(row[column]) for row in rows(tmp_path) if row[column]}
+        assert {event.step: event.value for event in events.Scalars(tag)} == pytest.approx(expected, rel=1e-5), tag
+    assert set(events.Tags()["images"]) == {f"curve/{name}" for name in OF_A_RUN} | {"strip/val0"}
+    (strip,) = events.Images("strip/val0")
+    with Image.open(tmp_path / "figures/val0_epoch=1.png") as image:
+        assert (strip.step, strip.width, strip.height) == (1, *image.size)
 
 
-DRAWN = ROOT / "data/dancer"  # by an earlier demo
-
-
-def test_demo_passes_the_data_set_on_and_installs_the_requirements_alone(tmp_path):
-    """scripts/demo.sh with an interpreter that only writes down what it is asked for."""
-    python = tmp_path / "venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/asked"\n')
-    python.chmod(0o755)
-    data, asked = tmp_path / "data", tmp_path / "asked"
-    environment = os.environ | {"VENV": str(tmp_path / "venv"), "RUN": str(tmp_path / "run"), "SEED": "3"}
-    for flags in (["--pretrained"], [data], ["--pretrained", data]):
-        asked.unlink(missing_ok=True)
-        result = subprocess.run(["bash", "scripts/demo.sh", *flags], cwd=ROOT, env=environment, capture_output=True)
+def test_flags_of_the_template_that_do_nothing_are_named(dance, trained, tmp_path):
+    paths = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt", "--device", "cpu",
+             "--pictures", "none", "--tfr_sde", 20]
+    for program, more in (("Trainer.py", ["--num_epoch", 1, "--epoch_steps", 1]), ("Tester.py", ["--no_baselines"])):
+        result = run_inside(program, *paths, *more)
         assert result.returncode == 0, result.stderr
-        install, *programs = asked.read_text().splitlines()
-        assert install.endswith("-r requirements.txt")
-        assert any("make_dataset.py" in line for line in programs) == (data not in flags and not DRAWN.exists())
-        assert any(line.startswith("Trainer.py") and "--seed 3" in line for line in programs) == (flags == [data])
-        named = data if data in flags else "data/dancer"
-        checkpoint = "docs/pretrained/dancer.ckpt" if "--pretrained" in flags else f"{tmp_path}/run/best.ckpt"
-        assert programs[-1].startswith(f"Tester.py --DR {named} ") and programs[-1].endswith(checkpoint)
+        assert "--tfr_sde" in result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("script", ["Trainer.py", "Tester.py"])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_without_cuda_is_one_line(script, dance, trained, tmp_path):
-    flags = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt", "--device", "cuda"]
-    check_error(run_inside(script, *flags), "--device cuda", "--device cpu")
-
-
-def test_bad_data_ends_with_one_line(tmp_path):
-    check_error(run("Trainer.py", "--DR", tmp_path / "none", "--save_root", tmp_path), "none: folder not found")
-
-
-DANCE = Path(ROOT).parent / "shared" / "dance"
-
-
-@pytest.mark.skipif(not DANCE.is_dir(), reason=f"{DANCE} is not there")
-def test_real_frames_load_with_their_cuts():
-    train = Dataset_Dance(DANCE, "train")
-    assert train.frames.shape == (2890, 3, 32, 64)
-    assert train.clips == [(0, 630), (630, 1890), (1890, 2890)]
-    assert psnr(train.frames[:1], train.frames[1:2]).item() > 30, "neighbours are alike"
+def test_of_many_validation_sequences_the_first_four_are_drawn(dance, tmp_path):
+    flags = ["--DR", dance, *SMALL, "--preset", "template", "--device", "cpu", "--num_epoch", 1, "--epoch_steps", 1]
+    assert run_inside("Trainer.py", *flags, "--save_root", tmp_path, "--val_vi_len", 2).returncode == 0
+    assert {path.stem for path in (tmp_path / "figures").glob("val?.png")} == {"val0", "val1", "val2", "val3"}

@@ -2,20 +2,20 @@
 
 import csv
 import os
+import random
+import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, check_error, run, run_inside
+from conftest import SMALL, check_error, run, run_inside
 
 import Trainer as trainer_module
-from modules.model.checkpoint import load_checkpoint
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, save_checkpoint
+from modules.options import parse_trainer
 from modules.runtime import InputError
 from modules.train.distributed import Ranks
-from modules.train.resume import Stops, claim_folder
+from modules.train.resume import Start, Stops, claim_folder
 
 # a tiny run with everything that has a state: Muon and AdamW, an average, teacher forcing by coin
 TINY = [*SMALL, "--arch", "template", "--batch_size", 2, "--device", "cpu", "--precision", "fp32", "--tfr", 0.5,
@@ -38,7 +38,7 @@ def tensors(value, name=""):
 
 
 def check_equal(one, other):
-    """Two run folders hold the same run: checkpoints bit for bit, rows, pictures."""
+    """Two run folders hold the same run: checkpoints bit for bit, rows, images."""
     assert rows(one) == rows(other)
     files = {p.relative_to(one) for p in one.rglob("*.*") if p.name != ".lock"}
     assert files == {p.relative_to(other) for p in other.rglob("*.*") if p.name != ".lock"}, "no temporary file is left"
@@ -56,107 +56,174 @@ def check_equal(one, other):
 
 
 def test_twenty_kills_and_the_result_is_bit_equal(dance, tmp_path):
-    flags = ["--DR", dance, *TINY, "--num_epoch", 2, "--epoch_steps", 4, "--save_minutes", 1e-6]
+    flags = ["--DR", dance, *TINY, "--num_epoch", 2, "--epoch_steps", 4, "--save_minutes", 1e-6, "--pictures", "strips"]
     result = run("tests/forked.py", 5, 20, tmp_path, *flags)
     assert result.returncode == 0, result.stderr
-    kinds = result.stdout.split()
-    assert {"clock", "half", "fsync", "replace"} <= set(kinds), kinds
-    runs = sorted(tmp_path.glob("killed*"))
-    for folder in runs:
+    assert {"clock", "half", "fsync", "replace"} <= set(result.stdout.split()), result.stdout
+    for folder in tmp_path.glob("killed*"):
         check_equal(tmp_path / "whole", folder)
-    assert "after step" in (tmp_path / "log.txt").read_text(), "some runs went on within an epoch"
-
-
-def stop_after(monkeypatch, number, steps):
-    """The process gets a signal while it computes the step of that number."""
-    original, done = trainer_module.Trainer.step, []
-
-    def step(self, *arguments):
-        done.append(1)
-        if len(done) == steps:
-            os.kill(os.getpid(), number)
-        return original(self, *arguments)
-
-    monkeypatch.setattr(trainer_module.Trainer, "step", step)
+    assert "after step" in (tmp_path / "log.txt").read_text(), "some runs resumed within an epoch"
 
 
 @pytest.fixture(scope="module")
 def whole(dance, tmp_path_factory):
-    """The flags of a run, and the folder of it when nobody stops it."""
+    """The flags of a run, and its folder when nobody stops it."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    flags = ["--DR", dance, *TINY, "--num_epoch", 2, "--epoch_steps", 4]
+    flags = ["--DR", dance, *TINY, "--num_epoch", 2, "--epoch_steps", 4, "--pictures", "strips"]
     assert run_inside("Trainer.py", *flags, "--save_root", folder).returncode == 0
     return flags, folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_within_the_epoch(whole, tmp_path, monkeypatch, number):
+def signal_at(monkeypatch, owner, name, call, *numbers):
+    """This process gets the signals at the beginning of the call-th call of a function. Returns the finished calls."""
+    original, begun, finished = getattr(owner, name), [], []
+
+    def function(*arguments, **named):
+        begun.append(1)
+        for number in numbers if len(begun) == call else ():
+            os.kill(os.getpid(), number)
+        result = original(*arguments, **named)
+        finished.append(1)
+        return result
+
+    monkeypatch.setattr(owner, name, function)
+    return finished
+
+
+TRAINER = trainer_module.Trainer
+
+
+@pytest.mark.parametrize("owner, name, call, numbers, where, step", [
+    (TRAINER, "step", 6, [signal.SIGINT], "in epoch 1 after step 2 of 4", 2),
+    (TRAINER, "step", 1, [signal.SIGTERM], "in epoch 0 after step 1 of 4", 1),
+    (TRAINER, "step", 4, [signal.SIGHUP, signal.SIGHUP, signal.SIGTERM], "in epoch 0 after step 4 of 4", 4),
+    (trainer_module.VAE_Model, "step", 30, [signal.SIGTERM], "in the validation of epoch 1", 4),  # 24 in training
+    (trainer_module, "draw_validation", 1, [signal.SIGINT], "in the validation of epoch 1", 4),
+], ids=["SIGINT", "SIGTERM", "SIGHUP", "validation", "drawing"])
+def test_a_signal_ends_the_run_and_the_same_command_resumes_it(
+    whole, tmp_path, monkeypatch, owner, name, call, numbers, where, step
+):
     flags, folder = whole
     with monkeypatch.context() as patch:
-        stop_after(patch, number, 6)
+        finished = signal_at(patch, owner, name, call, *numbers)
         stopped = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run")
-    assert stopped.returncode == 128 + number
-    assert f"Stopped by {number.name} in epoch 1 after step 2 of 4" in stopped.stdout
-    within = load_checkpoint(tmp_path / "run/last.ckpt")["training"]["within"]
-    assert within["step"] == 2
+    assert stopped.returncode == 128 + numbers[0], stopped.stderr
+    assert f"Stopped by {numbers[0].name} {where}; the same command resumes there." in stopped.stdout
+    assert len(finished) == (call if owner is TRAINER else call - 1), "a validation ends at once"
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["training"]["within"]["step"] == step
     again = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run")
-    assert again.returncode == 0 and "at epoch 1, after step 2 of 4." in again.stdout
+    assert again.returncode == 0 and f", after step {step} of 4." in again.stdout
     check_equal(folder, tmp_path / "run")
 
 
-def test_a_second_signal_quits_at_once(dance, tmp_path):
-    """A process whose steps never end: the first signal is noted, the second ends it; the lock goes with it."""
-    code = (
-        "import sys, time, Trainer\nfrom modules.runtime import run_program\n"
-        "Trainer.Trainer.step = lambda *_: [print('stepping', flush=True)] and [time.sleep(1) for _ in range(99)]\n"
-        "run_program(Trainer.main)"
-    )
-    flags = ["--DR", dance, *TINY, "--num_epoch", 1, "--save_root", tmp_path / "run"]
-    command = [sys.executable, "-c", code, *map(str, flags)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        while "stepping" not in (line := process.stdout.readline()):
-            assert line, "ended before its first step"
-        check_error(run_inside("Trainer.py", *flags), "run: another process is writing to it")
-        process.send_signal(signal.SIGTERM)
-        time.sleep(1.2)
-        assert process.poll() is None
-        begin = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 143
-        assert time.monotonic() - begin < 5
-    assert run_inside("Trainer.py", *flags, "--epoch_steps", 1).returncode == 0, "the dead process left no lock behind"
+def test_under_nohup_a_closed_terminal_is_nothing(whole, tmp_path, monkeypatch):
+    signal_at(monkeypatch, TRAINER, "step", 1, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_inside("Trainer.py", *whole[0], "--save_root", tmp_path, "--num_epoch", 1).returncode == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
-def test_a_moved_folder_keeps_its_lock_and_temporary_files_go(tmp_path):
-    with claim_folder(tmp_path / "run", overwrite=False):
-        (tmp_path / "run/last.ckpt").touch()
-        with pytest.raises(InputError, match="another process"):
-            claim_folder(tmp_path / "run", overwrite=True)
-    assert not (tmp_path / "run.old1").exists()
-    (tmp_path / "run/.last.ckpt.abc.tmp").touch()
-    with claim_folder(tmp_path / "run", overwrite=False):
-        assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "last.ckpt"}
-    with claim_folder(tmp_path / "run", overwrite=True):
-        assert (tmp_path / "run.old1/last.ckpt").exists()
-        assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
+def test_when_to_save_and_when_to_end(monkeypatch):
+    """The clock asks for a save; a signal, here or in another process, for a save and the end."""
+    now, saves, exits, elsewhere = [100.0], [], [], [0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "_exit", exits.append)
+
+    class Peers(Ranks):
+        def max(self, value):
+            return max(value, elsewhere[0])
+
+    stops = Stops(save_minutes=2, ranks=Peers())
+
+    def after(seconds):
+        now[0] += seconds
+        stops.after_step(lambda: saves.append(now[0]), "here")
+
+    for seconds in (119, 2, 119):
+        after(seconds)
+    assert saves == [221]
+    elsewhere[0] = 1 + signal.SIGTERM  # another process has noted a signal, this one not yet
+    with pytest.raises(SystemExit, match="143"):
+        after(0)
+    for number, seconds in ((signal.SIGTERM, 0), (signal.SIGTERM, 0.5), (signal.SIGHUP, 2)):
+        now[0] += seconds
+        stops.note(number, None)
+    assert not exits, "the first, the same event told twice, a closed terminal"
+    stops.note(signal.SIGTERM, None)
+    assert exits == [143] and len(saves) == 2
 
 
-def test_the_same_command_with_a_checkpoint_goes_on_and_another_run_is_refused(dance, trained, tmp_path):
-    flags = ["--DR", dance, *TINY, "--save_root", tmp_path / "run", "--ckpt_path", trained[0] / "epoch=0.ckpt"]
-    flags += ["--preset", "template", "--epoch_steps", 2]
-    assert run_inside("Trainer.py", *flags, "--num_epoch", 2).returncode == 0
-    longer = run_inside("Trainer.py", *flags, "--num_epoch", 3)
-    assert longer.returncode == 0 and "run/last.ckpt at epoch 2." in longer.stdout
-    assert "--num_epoch 2 -> 3" in longer.stdout and "those of a run of the new --num_epoch" in longer.stdout
-    other = [*flags[:-6], "--ckpt_path", trained[0] / "epoch=1.ckpt", *flags[-4:], "--num_epoch", 4]
-    check_error(run_inside("Trainer.py", *other), "--ckpt_path", "epoch=1.ckpt", "was started from other weights")
-    check_error(run_inside("Trainer.py", *flags, "--num_epoch", 4, "--optim", "AdamW"), "--optim AdamW", "with Adam")
+# where a run begins
 
 
-def test_another_batch_within_an_epoch_goes_on_at_the_same_share(dance, tmp_path, monkeypatch):
-    flags = ["--DR", dance, *TINY, "--num_epoch", 1, "--save_root", tmp_path]
+@pytest.fixture(scope="module")
+def begun(whole, dance, tmp_path_factory):
+    """A folder with start.ckpt (of a finished run) and run/, which was started from it and has done 1 of 2 epochs."""
+    folder = tmp_path_factory.mktemp("begun")
+    shutil.copy(whole[1] / "last.ckpt", folder / "start.ckpt")
+    flags = ["--DR", dance, *TINY, "--epoch_steps", 2, "--pictures", "none", "--per_save", 1, "--num_epoch", 1]
+    started = run_inside("Trainer.py", *flags, "--save_root", folder / "run", "--ckpt_path", folder / "start.ckpt")
+    assert started.returncode == 0, started.stderr
+    assert "Starting a new run from the weights of" in started.stdout and len(rows(folder / "run")) == 1
+    last = load_checkpoint(folder / "run/last.ckpt")
+    assert last["optimizer"]["AdamW"]["state"][0]["step"] == 2, "a new optimizer"
+    return folder, [*flags[:-1], 2]
+
+
+START = [
+    # files deleted first, more flags, the first line that says it, exit code
+    ([], [], "Resuming from {}/run/last.ckpt at epoch 1.", 0),
+    ([], ["--ckpt_path", "{}/start.ckpt"], "start.ckpt is not used: {}/run/last.ckpt exists", 0),
+    ([], ["--ckpt_path", "{}/run/epoch=0.ckpt"], "Resuming from {}/run/epoch=0.ckpt at epoch 1.", 0),
+    (["last.ckpt"], ["--ckpt_path", "{}/run/../run/epoch=0.ckpt"], "epoch=0.ckpt at epoch 1.", 0),
+    (["last.ckpt"], [], "but no last.ckpt to resume from", 2),
+    (["last.ckpt"], ["--ckpt_path", "{}/start.ckpt"], "but no last.ckpt to resume from", 2),
+    ([], ["--ckpt_path", "{}/run/best.ckpt"], "best.ckpt: cannot resume from it", 2),
+    ([], ["--ckpt_path", "{}/none.ckpt", "--save_root", "{}/new"], "none.ckpt", 2),
+    ([], ["--num_epoch", 1], "all 1 epochs are done; a larger --num_epoch continues the run.", 0),
+    ([], ["--num_epoch", 1, "--ckpt_path", "{}/run/last.ckpt"], "another --save_root starts a new run", 2),
+    ([], ["--num_epoch", 3], "--num_epoch 1 -> 3", 0),
+    ([], ["--lr", 0.5], "--lr 0.005 -> 0.5, --num_epoch 1 -> 2. It counts", 0),
+    ([], ["--optim", "Adam"], "--optim Adam: the run in {}/run was started with Muon", 2),
+    ([], ["--seed", 5], "--seed 5: the run in {}/run was started with 0", 2),
+    ([], ["--preset", "report"], "--preset report: the run in {}/run was started with best", 2),
+    ([], ["--F_dim", 32], "--F_dim 32: {}/run/last.ckpt has 16; leave the flag out", 2),
+    ([], ["--frame_W", 64], "--frame_W 64: {}/run/last.ckpt has 32", 2),
+    ([], ["--arch", "multiscale", "--ckpt_path", "{}/start.ckpt", "--save_root", "{}/new"], "has template", 2),
+    ([], ["--test", "--ckpt_path", "{}/run/epoch=0.ckpt"], "epoch 0: validation PSNR", 0),
+]
+
+
+@pytest.mark.parametrize("deleted, more, words, code", START)
+def test_where_a_run_begins(begun, tmp_path, monkeypatch, deleted, more, words, code):
+    folder, flags = begun
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for name in deleted:
+        (tmp_path / "run" / name).unlink()
+    monkeypatch.setattr(TRAINER, "fit", lambda self: None)
+    more = [str(word).replace("{}", str(tmp_path)) for word in more]
+    result = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run", *more)
+    words = words.replace("{}", str(tmp_path))
+    assert result.returncode == code and words in (result.stderr if code else result.stdout), result
+    assert not code or check_error(result, words) is None
+
+
+def test_flags_that_are_left_out_are_the_checkpoints(begun, tmp_path, dance):
+    folder, _ = begun
+    flags = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", folder / "start.ckpt", "--device", "cpu"]
+    result = run_inside("Trainer.py", *flags, "--num_epoch", 1, "--epoch_steps", 1, "--pictures", "none")
+    assert result.returncode == 0, result.stderr
+    settings = load_checkpoint(tmp_path / "last.ckpt")["settings"]
+    assert [settings[name] for name in ("arch", "F_dim", "frame_H", "frame_W")] == ["template", 16, 16, 32]
+
+
+def test_another_batch_within_an_epoch_resumes_at_the_same_share(dance, tmp_path, monkeypatch):
+    flags = ["--DR", dance, *TINY, "--num_epoch", 1, "--save_root", tmp_path, "--pictures", "none"]
     with monkeypatch.context() as patch:
-        stop_after(patch, signal.SIGTERM, 3)
+        signal_at(patch, TRAINER, "step", 3, signal.SIGTERM)
         assert run_inside("Trainer.py", *flags, "--epoch_steps", 6).returncode == 143
     again = run_inside("Trainer.py", *flags, "--epoch_steps", 12, "--batch_size", 1)
     assert again.returncode == 0, again.stderr
@@ -164,39 +231,34 @@ def test_another_batch_within_an_epoch_goes_on_at_the_same_share(dance, tmp_path
     assert len(rows(tmp_path)) == 1
 
 
-def test_the_clock_asks_for_a_save_and_a_signal_outdoes_it(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with Stops(save_minutes=2, ranks=Ranks()) as stops:
-        assert not stops.save_now()
-        now[0] += 119
-        assert not stops.save_now()
-        now[0] += 2
-        assert stops.save_now() and not stops.save_now()
-        stops.end_if_asked("here")  # no signal: nothing happens
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stops.save_now()
-        with pytest.raises(SystemExit) as ended:
-            stops.end_if_asked("here")
-        assert ended.value.code == 130
+def test_one_process_at_a_time_writes_to_a_folder(whole, tmp_path):
+    with claim_folder(tmp_path / "run"):
+        check_error(run_inside("Trainer.py", *whole[0], "--save_root", tmp_path / "run"), "another process is writing")
+    (tmp_path / "run/.last.ckpt.abc.tmp").touch()
+    with claim_folder(tmp_path / "run"):
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}, "temporary files go"
+
+
+# numbers that are not finite, damaged files
 
 
 def break_steps(monkeypatch, broken):
     """The loss of the steps with these numbers, counted over the whole process, is not a number."""
     original, done = trainer_module.frame_loss, []
 
-    def loss(*arguments, **keywords):
+    def frame_loss(*arguments, **keywords):
         done.append(1)
-        return original(*arguments, **keywords) * (float("nan") if len(done) - 1 in broken else 1.0)
+        loss, mse = original(*arguments, **keywords)
+        return loss * (float("nan") if len(done) - 1 in broken else 1.0), mse
 
-    monkeypatch.setattr(trainer_module, "frame_loss", loss)
+    monkeypatch.setattr(trainer_module, "frame_loss", frame_loss)
 
 
 @pytest.mark.parametrize("optimizer", ["Muon", "AdamW"])
 def test_a_step_that_is_not_finite_changes_nothing(dance, tmp_path, monkeypatch, optimizer):
     """Two good steps and two broken ones leave weights and optimizer as the two good ones alone do."""
     flags = ["--DR", dance, *TINY, "--num_epoch", 1, "--lr_schedule", "constant", "--ema", 0, "--optim", optimizer]
-    flags += ["--windows", "template"]
+    flags += ["--windows", "template", "--pictures", "none"]
     results = [run_inside("Trainer.py", *flags, "--epoch_steps", 2, "--save_root", tmp_path / "2")]
     break_steps(monkeypatch, {2, 3})
     results += [run_inside("Trainer.py", *flags, "--epoch_steps", 4, "--save_root", tmp_path / "4")]
@@ -209,59 +271,70 @@ def test_a_step_that_is_not_finite_changes_nothing(dance, tmp_path, monkeypatch,
     assert "epoch 0: 2 of 4 steps skipped" in results[1].stdout and "skipped 2" in results[1].stderr
 
 
-def test_too_many_broken_steps_stop_the_run_and_keep_the_checkpoint(dance, tmp_path, monkeypatch):
-    flags = ["--DR", dance, *TINY, "--num_epoch", 9, "--epoch_steps", 2, "--save_root", tmp_path]
-    break_steps(monkeypatch, range(3, 1000))
-    monkeypatch.setattr("modules.train.resume.MAX_BAD_STEPS", 3)
-    result = run_inside("Trainer.py", *flags)
-    check_error(result, "3 steps in a row", "last.ckpt is as before", "--lr")
-    assert [row[0] for row in rows(tmp_path)] == ["0", "1"], "the streak goes on from one epoch to the next"
-    assert load_checkpoint(tmp_path / "last.ckpt")["last_epoch"] == 1
-
-
-def test_weights_that_overflow_are_not_saved(dance, tmp_path):
-    """A rate that drives the weights out of float32 ends with one line; no checkpoint of it is written."""
-    flags = ["--DR", dance, *TINY, "--save_root", tmp_path, "--num_epoch", 1, "--epoch_steps", 2, "--optim", "Adam"]
-    flags += ["--warmup_steps", 0, "--lr_schedule", "constant", "--clip_norm", 1]
-    assert run_inside("Trainer.py", *flags, "--lr", 1e-3).returncode == 0
+def test_what_breaks_the_weights_stops_the_run_and_the_checkpoint_stays(dance, tmp_path, monkeypatch):
+    flags = ["--DR", dance, *TINY, "--num_epoch", 9, "--epoch_steps", 2, "--save_root", tmp_path, "--pictures", "none"]
+    with monkeypatch.context() as patch:
+        break_steps(patch, range(3, 1000))
+        patch.setattr("modules.train.resume.MAX_BAD_STEPS", 3)
+        check_error(run_inside("Trainer.py", *flags), "3 steps in a row", "last.ckpt was not changed", "--lr")
+    assert [row[0] for row in rows(tmp_path)] == ["0", "1"], "the streak continues from one epoch to the next"
     before = (tmp_path / "last.ckpt").read_bytes()
-    check_error(
-        run_inside("Trainer.py", *flags, "--num_epoch", 2, "--epoch_steps", 30, "--lr", 1e9),
-        "last.ckpt is as before", "--lr",
-    )
+    result = run_inside("Trainer.py", *flags, "--lr", 1e9, "--warmup_steps", 0, "--lr_schedule", "constant")
+    check_error(result, "last.ckpt was not changed", "--lr")
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
-@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"),
-                                   MemoryError()])
-def test_out_of_memory_says_which_flag_to_lower(dance, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize("error", [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"), OSError(28, "No space left", "a.png"),
+])
+def test_what_the_machine_lacks_is_one_line(whole, tmp_path, monkeypatch, error):
     def step(*_):
         raise error
 
-    monkeypatch.setattr(trainer_module.Trainer, "step", step)
-    result = run_inside("Trainer.py", "--DR", dance, *TINY, "--num_epoch", 1, "--save_root", tmp_path)
-    check_error(result, "out of memory", "--batch_size")
+    monkeypatch.setattr(TRAINER, "step", step)
+    words = "a.png: No space left" if isinstance(error, OSError) else "--batch_size"
+    check_error(run_inside("Trainer.py", *whole[0], "--save_root", tmp_path), words)
 
 
-def test_a_signal_that_another_process_noted_first_is_not_a_second_one(monkeypatch):
-    class Peers(Ranks):
-        def highest(self, value):
-            return max(value, Stops.SAVE + signal.SIGTERM)  # another process has noted it, this one not yet
+def places(value):
+    """Every place in a nested value: a (container, key) pair."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield value, key
+        yield from places(item)
 
-    ends, now = [], [0.0]
-    monkeypatch.setattr(os, "_exit", ends.append)
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    stops = Stops(save_minutes=10, ranks=Peers())
-    assert stops.save_now()
-    stops._note(signal.SIGTERM, None)
-    assert not ends, "its own first"
-    stops._note(signal.SIGTERM, None)
-    assert not ends, "at the same moment: one event that was told twice"
-    now[0] = 2.0
-    stops._note(signal.SIGHUP, None)
-    assert not ends, "a closing terminal is nobody's impatience"
-    stops._note(signal.SIGTERM, None)
-    assert ends == [143]
-    with pytest.raises(SystemExit, match="143"):
-        stops.end_if_asked("in epoch 0")
+
+def copy_of(value):
+    """A nested value, to be changed; the tensors are the same."""
+    if isinstance(value, dict):
+        return {key: copy_of(item) for key, item in value.items()}
+    return [copy_of(item) for item in value] if isinstance(value, list) else value
+
+
+JUNK = [None, -1, 10**30, float("nan"), float("inf"), "", [], {}, True, 1e300, torch.zeros(0), torch.eye(3).to_sparse(),
+        torch.full((2, 2), float("nan")), torch.zeros(3, dtype=torch.complex64), [[[[]]]], {1: {2: {3: 4}}}]
+
+
+def test_100_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        signal_at(patch, TRAINER, "step", 6, signal.SIGTERM)
+        assert run_inside("Trainer.py", *whole[0], "--save_root", tmp_path).returncode == 143
+    trainer = TRAINER(parse_trainer([*map(str, whole[0]), "--save_root", str(tmp_path)]))
+    original, path = torch.load(tmp_path / "last.ckpt", weights_only=True), str(tmp_path / "last.ckpt")
+    rng, refused = random.Random(0), 0
+    for i in range(100):
+        contents = copy_of(original)
+        part = contents[rng.choice(["training", "training", "optimizer"])]
+        container, key = rng.choice([*places(part), *[(contents, key) for key in contents]])
+        value = container[key]
+        container[key] = rng.choice(JUNK)
+        save_checkpoint(tmp_path / "last.ckpt", contents)
+        try:
+            loaded = load_checkpoint(path)
+            trainer.resume(Start(path, loaded, model_from_checkpoint(loaded, path)[0], True))
+            trainer.train_epoch(1)
+        except InputError as error:
+            assert path in str(error) or "finite" in str(error), (i, key, value)
+            refused += 1
+    assert 20 < refused < 100

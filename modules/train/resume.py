@@ -1,18 +1,18 @@
-"""Never lose a run: the lock on its folder, where to go on, when to save within an epoch, how to stop; the training
+"""Never lose a run: the lock on its folder, where it resumes, when to save within an epoch, how to stop; the training
 part of a checkpoint.
 
-Everything random is a function of (seed, epoch, step), so a run goes on exactly from weights, optimizer, history and
+Everything random is a function of (seed, epoch, step), so a run resumes exactly from weights, optimizer, history and
 `EpochProgress`.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import math
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,173 +20,105 @@ import torch
 from torch import Tensor, nn
 
 from modules.files import lock_file
-from modules.model.checkpoint import MODEL_FLAGS, is_number, is_plain, is_real, is_whole, load_checkpoint, read_config
-from modules.runtime import InputError, heard
+from modules.model.checkpoint import (
+    MODEL_FLAGS,
+    check_frame_size,
+    is_number,
+    is_real,
+    load_checkpoint,
+    model_from_checkpoint,
+)
+from modules.model.vae import VAE_Model
+from modules.runtime import InputError, on_signal
 from modules.train.distributed import Ranks
 from modules.train.history import HISTORY_COLUMNS
 
-# what cannot change when a run goes on
-FIXED = (*MODEL_FLAGS, "frame_H", "frame_W", "seed", "optim")
-# what changes nothing that is learned
+# flags that cannot change when a run resumes, beside MODEL_FLAGS and the frame size
+FIXED = ("preset", "seed", "optim")
+# flags that change nothing that is learned
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
-        "test", "overwrite", "save_minutes", "tensorboard", "pictures", "ckpt_path", "start")
-# what decides the steps of an epoch, with the number of clips that all processes train on in one step
+        "test", "save_minutes", "tensorboard", "pictures", "ckpt_path")
+# flags that decide the steps of an epoch, with the number of clips that all processes train on in one step
 PLAN = ("train_vi_len", "windows", "random_start", "shift_down", "shift_right", "partial", "fast_train", "fast_partial",
         "fast_train_epoch", "epoch_steps")
-# what the programs write into a --save_root
-WRITTEN = ("metrics.csv", "validation.json", "environment.json", "best.ckpt", "last.ckpt", "epoch=*.ckpt",
-           "figures/*.png", "figures/*.gif", "figures/*.mp4", "tensorboard/events.out.tfevents.*", "curves/*.*",
-           "report.html", *(place + name for place in ("", "test/") for name in (
-               "metrics.json", "submission.csv", "pred_seq*.gif", "seq*/frames.npz", "seq*/*.gif", "seq*/panel.*",
-               "seq*/psnr_per_frame.png")))
 MAX_BAD_STEPS = 20  # in a row whose loss or gradient is not finite, until a run stops
 
 
-def claim_folder(root: Path, overwrite: bool, needed: str | None = None) -> contextlib.AbstractContextManager:
-    """Lock --save_root for this process until the context that is returned ends, or the process does in any way.
-
-    InputError if another process has it. overwrite: an old run is kept aside first, unless a `needed` file is of it.
-    """
+def claim_folder(root: Path) -> contextlib.AbstractContextManager:
+    """Lock --save_root until the returned context ends, or the process does; InputError if another process has it."""
     lock = lock_file(root / ".lock")
     if lock is None:
         raise InputError(f"--save_root {root}: another process is writing to it; wait for it or choose another folder")
-    if overwrite and (root / "last.ckpt").exists():
-        if needed and Path(needed).resolve() in {path.resolve() for path in written_files(root)}:
-            raise InputError(f"--overwrite would move --ckpt_path {needed} away; choose another --save_root")
-        keep_aside(root)
     for folder in (root, root / "figures"):
-        for left_behind in folder.glob(".*.tmp"):  # by a process that was killed while it wrote
-            left_behind.unlink(missing_ok=True)
+        for unfinished in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            unfinished.unlink(missing_ok=True)
     return lock
 
 
-def written_files(root: Path) -> list[Path]:
-    """The files of a run in its folder: what the programs write there, and nothing else."""
-    return [path for pattern in WRITTEN for path in sorted(root.glob(pattern)) if path.is_file()]
-
-
-def keep_aside(root: Path) -> None:
-    """Move the files of an old run to the first free of ROOT.old1, ROOT.old2, …; where nothing can be made beside ROOT,
-    inside it. Files of others stay where they are."""
-    root = root.resolve()
-    for name in (f"{root.name}.old", f"{root.name}/old"):
-        aside = next(path for n in range(1, 10**6) if not (path := root.parent / f"{name}{n}").exists())
-        try:
-            aside.mkdir()
-            break
-        except OSError:
-            continue
-    else:
-        raise InputError(f"--overwrite: the old run in {root} cannot be kept aside; choose another --save_root")
-    for path in written_files(root):
-        target = aside / path.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
-    print(f"Kept the old run as {aside}")
-
-
 class Start(NamedTuple):
-    """Where a run begins. contents: of a checkpoint, or None. goes_on: with its epoch, history and optimizer, not only
-    with its weights."""
+    """The checkpoint that a run begins with: resumed, or else only its weights."""
 
-    source: str | None = None
-    contents: dict | None = None
-    goes_on: bool = False
+    path: str
+    contents: dict[str, Any]
+    model: VAE_Model
+    resumed: bool
 
 
-def find_start(args: argparse.Namespace) -> tuple[argparse.Namespace, Start]:
-    """The flags completed by what a checkpoint decides, and where the run begins.
+def find_start(args: argparse.Namespace) -> Start | None:
+    """The checkpoint to begin with, if any; the flags of its architecture and frame size are filled in.
 
-    A run goes on from last.ckpt where --save_root holds one, and from --ckpt_path where that is a checkpoint of this
-    very run: it lies in --save_root, or was written with the same flags and has epochs left. Any other --ckpt_path only
-    gives its weights, and the run begins at epoch 0. With a --ckpt_path the architecture is the checkpoint's, and so is
-    a frame size that is not given.
+    A run resumes from last.ckpt in --save_root, or from the checkpoint there that --ckpt_path names. A --ckpt_path
+    elsewhere gives a new run its weights.
     """
-    args = argparse.Namespace(**vars(args))
-    root = Path(args.save_root)
-    last, given = root / "last.ckpt", args.ckpt_path
-    here = last.exists() and not args.test
-    path = str(last) if here else given
-    args.start = None  # what the weights of a new run were
+    root, given = Path(args.save_root), args.ckpt_path
+    last, own = root / "last.ckpt", bool(given) and Path(given).resolve().parent == root.resolve()
+    resumed = (own or last.exists()) and not args.test
+    if resumed and given and not own:
+        print(f"--ckpt_path {given} is not used: {last} exists, and the run resumes from it.")
+    if not resumed and not args.test and (found := [*root.glob("*.ckpt"), *root.glob("metrics.csv")]):
+        raise InputError(f"--save_root {root}: holds {found[0].name} of a run, but no last.ckpt to resume from; name "
+                         "one of its checkpoints with --ckpt_path, or choose another --save_root")
+    path = str(last) if resumed and not own else given
     if path is None:
-        return args, Start()
+        return None
     contents = load_checkpoint(path)
-    if given:
-        config, size = read_config(contents, path)
-        vars(args).update({name: config[name] for name in MODEL_FLAGS})
-        args.frame_H = args.frame_H if "frame_H" in args.given else size[0]
-        args.frame_W = args.frame_W if "frame_W" in args.given else size[1]
-    settings = contents.get("settings", {})
-    if here:
-        check_same_run(args, settings, given)
-        args.start = settings.get("start")
-        return args, Start(path, contents, goes_on=True)
-    own = is_in(given, root)
-    goes_on = args.test or own or is_continued_by(args, contents)
-    if goes_on:
-        args.start = settings.get("start")
-    else:
-        args.start = digest(given)
-        done = contents.get("last_epoch", -1)
-        trained = f" (it was trained to epoch {done})" if type(done) is int and done >= 0 else ""
-        print(f"Starting a new run from the weights of {given}{trained}: epoch 0, schedules from their beginning. To "
-              "go on with that run instead, name its own folder as --save_root.")
-    return args, Start(given, contents, goes_on)
+    model, (height, width) = model_from_checkpoint(contents, path)
+    if resumed:
+        check_same_run(args, contents.get("settings", {}))
+    elif not args.test:
+        print(f"Starting a new run from the weights of {path}: epoch 0, schedules from their beginning.")
+    config = {name: model.config[name] for name in MODEL_FLAGS} | {"frame_H": height, "frame_W": width}
+    for name, value in config.items():
+        if name not in args.given:
+            setattr(args, name, value)
+        elif getattr(args, name) != value and (resumed or name in MODEL_FLAGS):
+            raise InputError(f"--{name} {getattr(args, name)}: {path} has {value}; leave the flag out")
+    check_frame_size(model, (args.frame_H, args.frame_W), path)
+    return Start(path, contents, model, resumed)
 
 
-def is_continued_by(args: argparse.Namespace, contents: dict) -> bool:
-    """Whether a checkpoint is of an unfinished run of these very flags, written to another folder."""
-    settings = contents.get("settings", {})
-    same = all(settings.get(name) == value for name, value in vars(args).items()
-               if name in settings and name not in (*FREE, "num_epoch"))
-    done = contents.get("last_epoch", -1)
-    return bool(contents.get("training")) and same and type(done) is int and done + 1 < args.num_epoch
-
-
-def is_in(path: str, folder: Path) -> bool:
-    """Whether a file lies in this very folder, however the two are spelled."""
-    return Path(path).resolve().parent == folder.resolve()
-
-
-def digest(path: str) -> str:
-    """What a file is, however its path is spelled."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def check_same_run(args: argparse.Namespace, settings: dict[str, Any], given: str | None) -> None:
-    """Compare the flags with those that the run was last started with; given: --ckpt_path.
+def check_same_run(args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Compare the flags with those that the run was last started with.
 
     InputError for a change that makes it another run; one line for a change that makes another result.
     """
+    free = (*FREE, *MODEL_FLAGS, "frame_H", "frame_W")
     changed = {name: value for name, value in vars(args).items()
-               if name in settings and settings[name] != value and name not in FREE}
+               if name in settings and settings[name] != value and name not in free}
     for name in FIXED:
         if name in changed:
-            raise InputError(
-                f"--{name} {changed[name]}: the run in {args.save_root} was started with {settings[name]}; "
-                "choose another --save_root, or --overwrite to start anew"
-            )
-    if given and not is_in(given, Path(args.save_root)):
-        begun = settings.get("start") or settings.get("ckpt_path")
-        if not begun or (settings.get("start") and os.path.exists(given) and digest(given) != settings["start"]):
-            raise InputError(
-                f"--ckpt_path {given}: the run in {args.save_root} was started "
-                f"{'from other weights' if begun else 'without it'}; choose another --save_root, or --overwrite to "
-                "start anew"
-            )
-    elif given and Path(given).resolve() != (Path(args.save_root) / "last.ckpt").resolve():
-        print(f"The run in {args.save_root} goes on from its last.ckpt, which is later than --ckpt_path {given}; to go "
-              "back to that one, copy it to another folder.")
+            raise InputError(f"--{name} {changed[name]}: the run in {args.save_root} was started with "
+                             f"{settings[name]}; choose another --save_root")
     if changed:
-        changes = [f"--{name} {settings[name]} -> {value}" for name, value in changed.items()]
-        print(f"Changed: {', '.join(changes)}. It counts from here on: the result is not that of an unbroken run.")
+        changes = ", ".join(f"--{name} {settings[name]} -> {value}" for name, value in changed.items())
+        print(f"Changed: {changes}. It counts from here on: the result is not that of an unbroken run.")
     if "num_epoch" in changed:
         print("The schedules of learning rate and beta are from here on those of a run of the new --num_epoch.")
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags as they are kept in a checkpoint."""
-    return {key: value for key, value in vars(args).items() if key not in ("overwrite", "given")}
+    """The flags as a checkpoint holds them."""
+    return {key: value for key, value in vars(args).items() if key != "given"}
 
 
 @dataclasses.dataclass
@@ -196,26 +128,21 @@ class EpochProgress:
     plan: dict[str, Any]  # the flags that decide its steps
     steps: int  # of the epoch
     sums: Tensor  # (4,): loss, mse and kl summed over the good steps, and the number of these
-    streak: Tensor  # (): steps in a row, up to now, that were skipped because a number in them was not finite
-    longest: Tensor  # (): the longest such streak
+    streak: Tensor  # (): the latest steps in a row that were skipped because a number in them was not finite
     step: int = 0  # steps done
-    seconds: float = 0.0  # that they took
+    seconds: float = 0.0  # of the steps done
 
     @classmethod
-    def start(
-        cls, args: argparse.Namespace, batch: int, steps: int, device: torch.device, before: "EpochProgress | None"
-    ) -> "EpochProgress":
-        """An epoch of so many steps on `batch` clips, not yet begun. before: the epoch whose streak goes on in it."""
+    def begin(cls, args: argparse.Namespace, batch: int, steps: int, streak: Tensor) -> "EpochProgress":
+        """An epoch of so many steps on `batch` clips each. streak: of the epoch before."""
         plan = {name: getattr(args, name) for name in PLAN} | {"batch": batch}
-        streak = before.streak if before else torch.tensor(0, device=device)
-        return cls(plan, steps, torch.zeros(4, device=device), streak, streak)
+        return cls(plan, steps, torch.zeros(4, device=streak.device), streak)
 
     def add(self, means: Tensor, finite: Tensor, seconds: float) -> None:
-        """Count a step. means: (3,) loss, mse, kl. finite: () bool, False if the step was skipped. seconds: that the
-        epoch's steps have taken so far."""
+        """Count a step. means: (3,) loss, mse, kl. finite: () bool, False if the step was skipped. seconds: of the
+        epoch's steps so far."""
         self.sums += torch.where(finite, torch.cat([means, finite[None]]), 0.0)
         self.streak = torch.where(finite, 0, self.streak + 1)
-        self.longest = torch.maximum(self.longest, self.streak)
         self.step, self.seconds = self.step + 1, seconds
 
     def means(self) -> tuple[list[float], int]:
@@ -223,141 +150,121 @@ class EpochProgress:
         *sums, good = self.sums.tolist()
         return [total / good if good else math.nan for total in sums], self.step - round(good)
 
-    def rate(self, frames: int) -> float:
-        """Frames per second, at so many frames per step."""
-        return self.step * frames / self.seconds
-
     def stop_if_broken(self, checkpoint: Path) -> None:
         """InputError after too many skipped steps in a row."""
-        if self.longest >= MAX_BAD_STEPS:
-            raise InputError(
-                f"the loss or gradient of {int(self.longest)} steps in a row was not finite: stopped, {checkpoint} is "
-                "as before; try a smaller --lr or --precision fp32"
-            )
+        if self.streak >= MAX_BAD_STEPS:
+            raise InputError(f"the loss or gradient of {int(self.streak)} steps in a row was not finite: stopped; "
+                             f"{checkpoint} was not changed; try a smaller --lr or --precision fp32")
 
     def saved(self) -> dict[str, Any]:
-        """As it is kept in a checkpoint; `restore` reads it."""
-        return {
-            "plan": self.plan, "steps": self.steps, "step": self.step, "seconds": self.seconds,
-            "sums": self.sums.cpu(), "streak": int(self.streak), "longest": int(self.longest),
-        }
+        """As a checkpoint holds it; `restore` reads it."""
+        return dataclasses.asdict(self) | {"sums": self.sums.cpu(), "streak": int(self.streak)}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from what `saved` gave; with other steps than then, at the same share of the epoch."""
+        """Continue from what `saved` gave; if the steps are others now, at the same share of the epoch."""
         same = saved["plan"] == self.plan and saved["steps"] == self.steps
-        self.step = saved["step"] if same else round(saved["step"] / saved["steps"] * self.steps)
+        self.step = int(saved["step"]) if same else round(saved["step"] / saved["steps"] * self.steps)
         scale = self.step / saved["step"] if saved["step"] else 0.0
         self.sums = saved["sums"].float().to(self.sums.device) * scale
-        self.streak, self.longest = self.streak + saved["streak"], self.longest + saved["longest"]
-        self.seconds = saved["seconds"] * scale
+        self.streak, self.seconds = self.streak + int(saved["streak"]), float(saved["seconds"]) * scale
+        if not (0 <= self.step <= self.steps and self.sums.shape == (4,) and self.sums.isfinite().all()):
+            raise ValueError("progress")
         if not same:
-            print(f"The steps of an epoch are others than before: going on after step {self.step} of {self.steps}.")
+            print(f"The steps of an epoch are others than before: resuming after step {self.step} of {self.steps}.")
 
 
 def check_finite(model: nn.Module, checkpoint: Path) -> None:
-    """InputError if a weight is not finite: a checkpoint of it would be of no use and take the place of a good one."""
+    """InputError if a weight is not finite: its checkpoint would replace a good one."""
     if not torch.stack(torch._foreach_norm(list(model.parameters()))).isfinite().all():
-        raise InputError(f"weights are no longer finite: stopped, {checkpoint} is as before; try a smaller --lr")
+        raise InputError(f"weights are no longer finite: stopped; {checkpoint} was not changed; try a smaller --lr")
 
 
 class Stops:
-    """Says after each step whether to save within the epoch: every --save_minutes, and at a signal to end.
+    """Says after each step whether to save: every --save_minutes, and at a signal, which then ends all processes.
 
-    The first signal lets the step end. A second one ends the process at once if somebody is impatient: Ctrl-C or
-    SIGTERM a second later, since a terminal that closes sends SIGHUP twice. All processes of a job do the same. What
-    is ignored (SIGHUP under nohup) stays so.
+    A second Ctrl-C or SIGTERM, at least one second later, exits immediately. (A closing terminal sends SIGHUP twice;
+    that is ignored.)
     """
-
-    SAVE = 1  # what all processes agree on: 0 nothing, 1 save, 1 + number a signal, which outdoes the clock
 
     def __init__(self, save_minutes: float, ranks: Ranks):
-        self.seconds, self.ranks = 60 * save_minutes, ranks
-        self.noted, self.agreed = 0, 0  # the signal that came here; that of all processes
-        self.saved = self.noted_at = time.monotonic()
+        self.seconds, self.ranks, self.signal = 60 * save_minutes, ranks, 0
+        self.last_save = self.signal_time = time.monotonic()
 
-    def __enter__(self) -> "Stops":
-        self.heard = heard(self._note)
-        self.heard.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.heard.__exit__(None, None, None)
-
-    def _note(self, number: int, _frame: object) -> None:
-        if not self.noted:
-            self.noted, self.noted_at = number, time.monotonic()
-        elif number in (signal.SIGINT, signal.SIGTERM) and time.monotonic() - self.noted_at > 1:
+    def note(self, number: int, _frame: object) -> None:
+        """Handle a signal during the steps."""
+        if not self.signal:
+            self.signal, self.signal_time = number, time.monotonic()
+        elif number in (signal.SIGINT, signal.SIGTERM) and time.monotonic() - self.signal_time > 1:
             os._exit(128 + number)
 
-    def save_now(self) -> bool:
-        """Whether to save after this step; agreed between all processes."""
-        due = self.SAVE if time.monotonic() - self.saved >= self.seconds else 0
-        wish = self.ranks.highest(self.SAVE + self.noted if self.noted else due)
-        if wish > self.SAVE:
-            self.agreed = wish - self.SAVE
+    def after_step(self, save: Callable[[], None], where: str) -> None:
+        """Call `save` if it is time to, or a signal came, which ends the process; all processes do the same."""
+        due = time.monotonic() - self.last_save >= self.seconds
+        wish = self.ranks.max(1 + self.signal if self.signal else int(due))  # 1: save; 1 + number: a signal
         if wish:
-            self.saved = time.monotonic()
-        return bool(wish)
+            save()
+            self.last_save = time.monotonic()
+        if wish > 1:
+            self.ranks.wait()  # before the first to end makes the others end
+            stopped(wish - 1, where)
 
-    def end_if_asked(self, where: str) -> None:
-        """After a signal: end the process, with the exit code that a shell gives for it."""
-        if self.agreed:
-            name = signal.Signals(self.agreed).name
-            print(f"Stopped by {name} {where}; the same command goes on from there.", flush=True)
-            self.ranks.wait()  # the first to end has the others ended
-            raise SystemExit(128 + self.agreed)
+    @contextlib.contextmanager
+    def at_once(self, where: str) -> Iterator[None]:
+        """Within the block, which loses nothing by it, a signal ends the process immediately."""
+        def stop(number: int, _frame: object) -> None:
+            self.signal = number
+            raise SystemExit
+
+        try:
+            with on_signal(stop):
+                if self.signal:  # it came after the last step
+                    raise SystemExit
+                yield
+        finally:
+            if self.signal:
+                stopped(self.signal, where)
 
 
-def check_training(contents: dict[str, Any], path: str | Path) -> dict[str, Any] | None:
-    """The `training` part of a checkpoint, or None if it holds weights only.
+def stopped(number: int, where: str) -> None:
+    """End the process after a signal, with the exit code that a shell gives for it."""
+    print(f"Stopped by {signal.Signals(number).name} {where}; the same command resumes there.")
+    raise SystemExit(128 + number)
 
-    The weights and the optimizer's state are checked where they are loaded.
-    """
-    training, last_epoch = contents.get("training"), contents.get("last_epoch", -1)
-    if training is None:
-        return None
 
-    def check(right: bool, what: str) -> None:
-        if not right:
-            raise InputError(f"{path}: cannot go on from it: its {what} is damaged, or of another version")
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Reading the training part of a checkpoint: whatever is wrong in it is one line."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot resume from it: its training part is damaged, of another version or missing "
+                         f"({type(error).__name__}: {error})") from None
 
-    check(isinstance(training, dict) and {"history", "best_psnr", "weights", "averaged"} <= set(training), "training")
-    history, within = training["history"], training.get("within")
-    check(isinstance(history, list) and all(isinstance(row, dict) for row in history), "history")
-    known = set(HISTORY_COLUMNS)
-    expected = {name for name, column in HISTORY_COLUMNS.items() if column.needed}
-    check(all(expected <= set(row) <= known and all(map(is_number, row.values())) for row in history), "history")
+
+def check_history(history: list[dict[str, Any]], last_epoch: int) -> list[dict[str, Any]]:
+    """The rows of metrics.csv of a checkpoint; ValueError if a number is missing. Earlier versions may lack what is not
+    `needed`."""
+    needed = {name for name, column in HISTORY_COLUMNS.items() if column.needed}
+    for row in history:
+        if not needed <= set(row) <= set(HISTORY_COLUMNS) or not all(map(is_number, row.values())):
+            raise ValueError("history")
+        if any(row[name] is None or math.isnan(row[name]) for name in ("beta", "tfr", "lr", "seconds")):
+            raise ValueError("history")
     epochs = [row["epoch"] for row in history]
-    check(all(is_whole(e) for e in epochs) and epochs == sorted(set(epochs)), "history")
-    check(not epochs or epochs[-1] == last_epoch, "history")
-    needed = [row[name] for row in history for name in ("beta", "tfr", "lr", "seconds")]
-    check(None not in needed and not any(map(math.isnan, needed)) and is_number(training["best_psnr"]), "history")
-    if within is not None:
-        check(isinstance(within, dict) and is_plain(within.get("plan")), "epoch's progress")
-        check(is_whole(within.get("steps"), 1) and is_whole(within.get("step"), 0, within["steps"]), "epoch's progress")
-        check(all(is_whole(within.get(name)) for name in ("streak", "longest")), "epoch's progress")
-        check(is_number(within.get("seconds")) and (within["seconds"] or -1) > 0, "epoch's progress")
-        sums = within.get("sums")
-        check(is_real(sums) and sums.shape == (4,) and bool(sums.isfinite().all()), "epoch's progress")
-    return training
+    if epochs != sorted(set(map(int, epochs))) or (epochs and epochs[-1] != last_epoch):
+        raise ValueError("history")
+    return history
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, contents: dict[str, Any], path: str | Path) -> None:
-    """Load an optimizer's state per parameter. Its rates and the like are the flags', never the file's."""
-    kind, states = type(optimizer).__name__, contents.get("optimizer")
-    saved = states.get(kind) if isinstance(states, dict) else None
-    state = saved.get("state") if isinstance(saved, dict) else None
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: cannot go on from it: it holds no state of the optimizer {kind}")
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+    """Load an optimizer's state per parameter; ValueError if it does not fit. Its rates and the like are the flags',
+    never the file's."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = {"Muon": {"momentum"}}.get(kind, {"step", "exp_avg", "exp_avg_sq"})
+    names = {"momentum"} if type(optimizer).__name__ == "Muon" else {"step", "exp_avg", "exp_avg_sq"}
     for index, values in state.items():
-        fits = is_whole(index, 0, len(parameters) - 1) and isinstance(values, dict) and set(values) == names
-        if not fits or not all(
-            is_real(value)
-            and value.shape == (() if name == "step" else parameters[index].shape)
-            and bool(value.isfinite().all())
-            for name, value in values.items()
-        ):
-            raise InputError(f"{path}: cannot go on from it: the state of the optimizer {kind} is damaged")
+        shapes = {name: () if name == "step" else parameters[index].shape for name in names}
+        if index < 0 or {name: value.shape for name, value in values.items()} != shapes:
+            raise ValueError("optimizer")
+        if not all(is_real(value) and value.isfinite().all() for value in values.values()):
+            raise ValueError("optimizer")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
