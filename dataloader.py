@@ -9,33 +9,31 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from modules.data.image_cache import UnreadableImages, cached_images, default_cache_dir
+from modules.data.image_cache import cached_images, default_cache_dir
 from modules.data.layout import find_tests, mode_folder, paired_files
 from modules.data.pairing import Faults, find_clips
 from modules.data.sequence import Sequence
 from modules.runtime import InputError
 
-FEW = 3  # constant pictures that are no reason to warn, and
-FEW_SHARE = 0.02  # the share of a list that is none
+FEW, FEW_SHARE = 3, 0.02  # constant images, and their share, that are no reason to warn
 CONSTANT = 2  # levels between the darkest and the brightest value of a channel that shows nothing
 
 
 class Dataset_Dance(Dataset):
-    """One mode of a data set in the course's layout. Made from names alone; pictures are decoded when they are first
-    used, or by `decode()`.
+    """One mode of a data set in the course's layout. The names of its files are read and checked at once; the images
+    are decoded when they are first used, or by `decode()`.
 
     root: the data set, nested or not. mode: "train", "val" or "test".
     train_vi_len: frames of one training window; val_vi_len: at most so many frames of a validation sequence.
     partial: the leading share of the training frames to use, (0, 1].
-    skip_bad: leave out, as cuts, pictures without a partner or that cannot be read; else each is an InputError's line.
+    skip_bad: leave out, as cuts, images that have no partner or cannot be read; else an InputError names them.
 
     "train": `frames` and `poses` are (N, 3, H, W) uint8, `clips` the [begin, end) runs without a cut; item i is the
-    i-th non-overlapping window, a pair (train_vi_len, 3, H, W). "val" has these and `sequences`, "test" only these:
+    i-th non-overlapping window, a pair (train_vi_len, 3, H, W). "val" also has `sequences`, "test" has only these, and
     item i is `sequences[i]`.
     """
 
@@ -55,7 +53,7 @@ class Dataset_Dance(Dataset):
         self.mode, self.train_vi_len, self.val_vi_len, self.partial = mode, train_vi_len, val_vi_len, partial
         self.size, self.cache_dir, self.skip_bad = (frame_H, frame_W), cache_dir, skip_bad
         self.workers = (os.cpu_count() or 1) if workers is None else max(1, workers)
-        self.folder, self.shares = mode_folder(root, mode), {partial: "--partial"}
+        self.folder, self.shares, self._constant = mode_folder(root, mode), {partial: "--partial"}, {}
         if mode == "test":
             self._tests = find_tests(self.folder, skip_bad)
         else:
@@ -63,9 +61,7 @@ class Dataset_Dance(Dataset):
             self._cut()
 
     def __len__(self) -> int:
-        if self.mode == "train":
-            return len(self.windows(self.partial))
-        return len(self.sequences)
+        return len(self.windows(self.partial) if self.mode == "train" else self.sequences)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor] | Sequence:
         if self.mode != "train":
@@ -75,21 +71,21 @@ class Dataset_Dance(Dataset):
 
     @property
     def frames(self) -> Tensor:
-        return self._pictures[0]
+        return self._images[0]
 
     @property
     def poses(self) -> Tensor:
-        return self._pictures[1]
+        return self._images[1]
 
     @property
     def clips(self) -> list[tuple[int, int]]:
         if self.skip_bad:
-            self.decode()  # tells which pictures can be read
+            self.decode()  # only then it is known which images can be read
         return self._clips
 
     def decode(self) -> None:
-        """Decode all pictures, or map those that were. One InputError tells all that cannot be read."""
-        _ = self.sequences if self.mode == "test" else self._pictures
+        """Decode all images, or map those that were. One InputError names all that cannot be read."""
+        _ = self.sequences if self.mode == "test" else self._images
 
     def clips_within(self, partial: float) -> list[tuple[int, int]]:
         """The clips within the leading `partial` of the frames."""
@@ -115,8 +111,8 @@ class Dataset_Dance(Dataset):
         """One line: what there is, what of it is used, and, once decoded, how much of it shows nothing."""
         if self.mode == "test":
             lengths = [len(files.numbers) for files in self._tests]
-            some = ", ".join(map(str, lengths[:6])) + (", …" if lengths[6:] else "")
-            return f"test: {counted(len(lengths), 'sequence')} of {some} frames"
+            listed = ", ".join(map(str, lengths[:6])) + (", …" if lengths[6:] else "")
+            return f"test: {counted(len(lengths), 'sequence')} of {listed} frames"
         total = len(self._keys)
         text = f"{self.mode}: {counted(total, 'frame')} in {counted(len(self._clips), 'clip')}"
         if self.mode == "train":
@@ -126,17 +122,14 @@ class Dataset_Dance(Dataset):
             place = f"clips of at least {self.train_vi_len}{within}"
         else:
             used, place = sum(stop - start for start, stop in self._spans), counted(len(self._spans), "sequence")
-        text += f", {used:,} ({used / total:.0%}) used: in {place}"
-        if "_pictures" in self.__dict__:
-            constant = ((kind, share) for kind, share in self._constant.items() if share)
-            text += "".join(f"; {share:.1%} of the {kind} are constant" for kind, share in constant)
-        return text
+        constant = [f"; {share:.1%} of the {kind} are constant" for kind, share in self._constant.items() if share]
+        return f"{text}, {used:,} ({used / total:.0%}) used: in {place}{''.join(constant)}"
 
     def _cut(self) -> None:
-        """Find the clips, and check what is made of them."""
+        """Find the clips, and check that they are long enough."""
         self._clips, begin = [], 0
-        for group in dict.fromkeys(group for group, _ in self._keys):  # each folder of pictures begins anew
-            numbers = [number for other, number in self._keys if other == group]
+        for group in dict.fromkeys(group for group, _ in self._keys):  # a clip lies in one folder
+            numbers = [number for folder, number in self._keys if folder == group]
             self._clips += [(begin + start, begin + stop) for start, stop in find_clips(numbers)]
             begin += len(numbers)
         if self.mode == "train":
@@ -161,42 +154,35 @@ class Dataset_Dance(Dataset):
             raise InputError("the validation set has no two frames in a row; expected val/val_img/frame000000.png, …")
         return spans
 
-    def _load(self, files: list[Path], name: str) -> Tensor:
+    def _decode(self, lists: dict[str, list[Path]]) -> tuple[list[Tensor], list[set[int]]]:
+        """The images of every list, and the places in it that are to be skipped since they cannot be read."""
         cache_dir = Path(self.cache_dir) if self.cache_dir else default_cache_dir()
-        cached = cached_images(files, *self.size, cache_dir, self.workers, name)
-        # copy-on-write pages of the cache: torch wants a writable array, the file stays as it is
-        return torch.from_numpy(np.load(cached.filename, mmap_mode="c"))
-
-    def _load_all(self, lists: dict[str, list[Path]]) -> tuple[dict[str, Tensor], set[Path]]:
-        """Load every list whose pictures can all be read. Also returned: the pictures that cannot be, if they are to be
-        skipped; else one InputError tells all of them."""
-        loaded, faults, broken = {}, Faults(), set()
+        images, skipped, faults = [], [], Faults()
         for name, files in lists.items():
-            try:
-                loaded[name] = self._load(files, name)
-            except UnreadableImages as error:
-                error.add_to(faults)
-                broken |= set(error.reasons)
-        faults.settle(self.skip_bad, "pictures that can be read")
-        return loaded, broken
+            array, broken = cached_images(files, *self.size, cache_dir, self.workers, name)
+            for place in sorted(broken):
+                faults.add(files[place], broken[place])
+            images.append(torch.from_numpy(array))
+            skipped.append(set(broken))
+        faults.settle(self.skip_bad, "images that can be read")
+        return images, skipped
 
     @cached_property
-    def _pictures(self) -> tuple[Tensor, Tensor]:
+    def _images(self) -> tuple[Tensor, Tensor]:
         """Frames and poses (N, 3, H, W)."""
         kinds = {f"{self.mode}_img": self._frame_files, f"{self.mode}_label": self._pose_files}
-        loaded, broken = self._load_all({name: [files[key] for key in self._keys] for name, files in kinds.items()})
-        if broken:
-            self._keys = [key for key in self._keys if broken.isdisjoint(files[key] for files in kinds.values())]
-            if not self._keys:
-                raise InputError(f"{self.folder}: no frame with a pose can be read; expected PNG pictures")
+        images, skipped = self._decode({name: [files[key] for key in self._keys] for name, files in kinds.items()})
+        if any(skipped):
+            kept = [i for i in range(len(self._keys)) if i not in set.union(*skipped)]
+            if not kept:
+                raise InputError(f"{self.folder}: no frame with a pose can be read; expected PNG images")
+            self._keys, images = [self._keys[i] for i in kept], [array[kept] for array in images]
             self._cut()
-            loaded, _ = self._load_all({name: [files[key] for key in self._keys] for name, files in kinds.items()})
-        frames, poses = loaded.values()
-        constant = {name: find_constant(pictures) for name, pictures in loaded.items()}
-        shares = [warn_if_constant(pictures, constant[name], self.folder / name) for name, pictures in loaded.items()]
-        self._constant = dict(zip(("frames", "poses"), shares, strict=True))
-        show_again(poses, constant[f"{self.mode}_label"], self._clips)
-        return frames, poses
+        for kind, name, array in zip(("frames", "poses"), kinds, images, strict=True):
+            constant = find_constant(array, self.folder / name)
+            self._constant[kind] = len(constant) / len(array)
+        repeat_poses(images[1], constant, self._clips)
+        return tuple(images)
 
     @cached_property
     def sequences(self) -> list[Sequence]:
@@ -207,56 +193,39 @@ class Dataset_Dance(Dataset):
                          tuple(number for _, number in self._keys[start:stop]))
                 for i, (start, stop) in enumerate(self._spans)
             ]
-        firsts = {f"test_img/{files.name}": [files.first] for files in self._tests}
-        poses = {f"test_label/{files.name}": files.poses for files in self._tests}
-        loaded, broken = self._load_all(firsts | poses)
-        self._tests = [files for files in self._tests if files.first not in broken]
-        for files in self._tests:
-            name = f"test_label/{files.name}"
-            if name not in loaded:  # in place of a pose the one before it, so that the sequence keeps its length
-                good = [path for path in files.poses if path not in broken]
-                if not good:
-                    raise InputError(f"{self.folder / name}: no pose can be read; expected PNG pictures")
-                stand_in, chosen = good[0], []
-                for path in files.poses:
-                    stand_in = stand_in if path in broken else path
-                    chosen.append(stand_in)
-                loaded[name] = self._load(chosen, name)
-            constant = find_constant(loaded[name])
-            warn_if_constant(loaded[name], constant, self.folder / name)
-            show_again(loaded[name], constant, [(0, len(loaded[name]))])
-        if not self._tests:
-            raise InputError(f"{self.folder / 'test_img'}: no first frame can be read; expected PNG pictures")
-        return [
-            Sequence(files.name, loaded[f"test_img/{files.name}"], loaded[f"test_label/{files.name}"], files.numbers)
-            for files in self._tests
-        ]
+        lists = {f"test_img/{files.name}": [files.first] for files in self._tests}
+        lists |= {f"test_label/{files.name}": files.poses for files in self._tests}
+        images, skipped = self._decode(lists)
+        sequences, n = [], len(self._tests)
+        for files, first, poses, broken in zip(self._tests, images, images[n:], skipped, strict=False):
+            if not broken:  # a pose that cannot be read is blank
+                constant = find_constant(poses, self.folder / "test_label" / files.name)
+                repeat_poses(poses, constant, [(0, len(poses))])
+                sequences.append(Sequence(files.name, first, poses, files.numbers))
+        if not sequences:
+            raise InputError(f"{self.folder / 'test_img'}: no first frame can be read; expected PNG images")
+        return sequences
 
 
-def find_constant(pictures: Tensor) -> list[int]:
-    """Which pictures (N, 3, H, W) show one colour only."""
-    spreads = [part.flatten(2).amax(dim=2) - part.flatten(2).amin(dim=2) for part in pictures.split(4096)]  # (n, 3)
-    return (torch.cat(spreads) <= CONSTANT).all(dim=1).nonzero().flatten().tolist()
+def find_constant(images: Tensor, folder: Path) -> list[int]:
+    """Which images (N, 3, H, W) show one colour only; a warning if that is more than a few."""
+    spreads = [part.flatten(2).amax(dim=2) - part.flatten(2).amin(dim=2) for part in images.split(4096)]  # (n, 3)
+    constant = (torch.cat(spreads) <= CONSTANT).all(dim=1).nonzero().flatten().tolist()
+    count, share = len(constant), len(constant) / len(images)
+    if share > FEW_SHARE and (count > FEW or count == len(images)):
+        print(f"warning: {folder}: {count:,} of {len(images):,} images ({share:.0%}) show one colour only (transparent "
+              "pixels are white); are they as they should be?", file=sys.stderr)
+    return constant
 
 
-def show_again(poses: Tensor, constant: list[int], clips: list[tuple[int, int]]) -> None:
-    """In place of a pose that shows nobody the one before it in its clip [begin, end), as if he stood still: a blank
-    picture would say that he has left. Not where most are of one colour: then these are no skeletons on white."""
-    if 2 * len(constant) > len(poses):
-        return
+def repeat_poses(poses: Tensor, constant: list[int], clips: list[tuple[int, int]]) -> None:
+    """Replace blank poses by the previous pose of their clip [begin, end). Skipped if more than half of the images are
+    constant: then the poses are not skeletons on a background."""
     begins = {begin for begin, _ in clips}
-    for i in constant:
-        if i not in begins:
-            poses[i] = poses[i - 1]
-
-
-def warn_if_constant(pictures: Tensor, constant: list[int], folder: Path) -> float:
-    """The share of pictures (N, 3, H, W) that show one colour only; a warning if that is more than a few."""
-    count, share = len(constant), len(constant) / len(pictures)
-    if share > FEW_SHARE and (count > FEW or count == len(pictures)):
-        part = f"{count:,} of {len(pictures):,} pictures ({share:.0%})"
-        print(f"warning: {folder}: {part} show one colour only; are they as they should be?", file=sys.stderr)
-    return share
+    if 2 * len(constant) <= len(poses):
+        for i in constant:
+            if i not in begins:
+                poses[i] = poses[i - 1]
 
 
 def counted(count: int, word: str) -> str:

@@ -1,284 +1,161 @@
-"""Decode and resize a list of pictures once, into a uint8 array on disk that later starts only map.
+"""Decode and resize a list of images once, into an array on disk that later starts only map.
 
-The file is keyed on everything it was made from (paths, sizes, modification times, H x W) and written atomically. A
-lock lets one process decode while others that want the same pictures wait. Where some pictures cannot be read, or the
-work is interrupted, the others are kept aside and are not decoded again.
+The cache has one array per folder and size. Beside each image its row holds a stamp of the file: rows whose stamp is
+that of the file now are kept, the others are decoded into a new array, which then takes the place of the old one. A
+process that has mapped the old array keeps it. A lock lets one process decode while others wait for its array.
 """
 
 import contextlib
 import errno
 import functools
 import hashlib
-import json
-import math
+import itertools
 import os
 import secrets
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from modules.data.pairing import Faults
-from modules.data.reading import BLACK, Reading, agree, differ, read_image
+from modules.data.reading import read_scaled
 from modules.files import lock_file
 from modules.progress import Progress
 from modules.runtime import InputError
 
-CACHE_VERSION = 2
-BATCH = 256  # pictures that threads decode before they are written
-STALE = 3600  # seconds after which nobody writes to a temporary file any more
-
-
-class UnreadableImages(InputError):
-    """Pictures of a list that cannot be read. reasons: why, by path."""
-
-    def __init__(self, reasons: dict[Path, str]):
-        faults, self.reasons = Faults(), reasons
-        self.add_to(faults)
-        super().__init__(f"{faults}; expected PNG pictures")
-
-    def add_to(self, faults: Faults) -> None:
-        for path, reason in self.reasons.items():
-            faults.add(path, reason.partition("; expected")[0])
+CACHE_VERSION = 3
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/pose2video`, by default `~/.cache/pose2video`; where that cannot be made, a folder for temporary
-    files. Makes nothing and never fails."""
+    """`$XDG_CACHE_HOME/pose2video`, else `~/.cache/pose2video`; a temporary folder where that cannot be made."""
     try:
-        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pose2video"
-        nearest = next(folder for folder in (place, *place.parents) if os.path.exists(folder))
-        if os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK):
-            return place
-        reason = f"{nearest} cannot be written to"
-    except (OSError, RuntimeError, StopIteration):  # RuntimeError: no home
-        reason = "there is no home folder"
-    try:
-        user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
-        place = Path(tempfile.gettempdir()) / f"pose2video-{user}"
-    except OSError:
-        place = Path("pose2video-cache")
-    say_once(f"{reason}: decoded pictures go to {place}; --cache_dir names another folder")
-    return place
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pose2video"
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home
+        user = os.environ.get("USERNAME") or getattr(os, "getuid", str)()
+        folder = Path(tempfile.gettempdir()) / f"pose2video-{user}"
+        print_once(f"no cache folder ({error}): decoded images go to {folder}; --cache_dir names another folder")
+    return folder
 
 
 @functools.cache
-def say_once(text: str) -> None:
+def print_once(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def cached_images(
+    files: list[Path], height: int, width: int, cache_dir: Path, workers: int, name: str
+) -> tuple[np.ndarray, dict[int, str]]:
+    """All images as one memory-mapped array (len(files), 3, height, width) uint8, and why images cannot be read, by
+    place in the list: their rows are zeros. What is written into the array stays in this process."""
+    folder = os.path.commonpath([file.absolute().parent for file in files])
+    path = Path(cache_dir) / f"{digest(f'{CACHE_VERSION} {height} {width} {folder}')}.npy"
+    row = np.dtype([("image", np.uint8, (3, height, width)), ("stamp", "S30"), ("top", np.uint16)])
+    stamps, faults = np.array([stamp(file) for file in files], "S30"), {}
+    rows = load_rows(path, row, stamps)
+    try:
+        if rows is None:
+            with lock_file(path.with_suffix(".lock"), wait=True):
+                rows = load_rows(path, row, stamps)  # another process may have decoded meanwhile
+                if rows is None:
+                    faults = rebuild(path, row, files, stamps, workers, name)
+                    rows = load_rows(path, row)
+    except (OSError, InputError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot write the image cache ({reason}); see --cache_dir") from None
+    return rows["image"], faults
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:30]
+
+
 def stamp(path: Path) -> str:
-    """Changes whenever the file, its size or its modification time does."""
+    """A digest that changes whenever the file is changed or replaced."""
     try:
         status = os.stat(path)
-    except OSError:  # e.g. a link to nowhere; reading it will tell
-        return digest(str(path.absolute()), "gone")
-    return digest(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}")
+    except OSError:  # a link to nowhere; reading it will tell
+        return "gone"
+    return digest(f"{path.absolute()}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}")
 
 
-def digest(*texts: str) -> str:
-    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-
-
-def cached_images(files: list[Path], height: int, width: int, cache_dir: Path, workers: int, name: str) -> np.ndarray:
-    """All pictures as one read-only memory-mapped array (len(files), 3, height, width) uint8.
-
-    Raises UnreadableImages, with all that cannot be read, once the others are decoded.
-    """
-    stamps = [stamp(path) for path in files]
-    size = f"{CACHE_VERSION} {height} {width}"
-    path = Path(cache_dir) / f"{digest(size, *stamps)}.npy"
-    shape = (len(files), 3, height, width)
-    cached = map_cached(path, shape)
-    if cached is not None:
-        return cached
-    kept = path.with_name(f"{digest(size, str(files[0].parent.absolute()))}.kept")
+def load_rows(path: Path, row: np.dtype, stamps: np.ndarray | None = None) -> np.ndarray | None:
+    """The rows of an array on disk, copied on write; None if there is none of such rows and, if given, stamps."""
     try:
-        with lock_file(path.with_suffix(".lock"), wait=True):
-            cached = map_cached(path, shape)  # another process may have made it meanwhile
-            if cached is None:
-                decode_all(files, stamps, path, kept, shape, workers, name)
-                cached = np.load(path, mmap_mode="r")
-    except UnreadableImages:
-        raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot write the picture cache ({error.strerror}); see --cache_dir") from None
-    except InputError as error:
-        raise InputError(f"{error}; --cache_dir names another folder for decoded pictures") from None
-    return cached
-
-
-def map_cached(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached array, or None if it is not there or not whole."""
-    try:
-        cached = np.load(path, mmap_mode="r")
+        rows = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError):
         return None
-    return cached if cached.shape == shape and cached.dtype == np.uint8 else None
+    return rows if rows.dtype == row and (stamps is None or np.array_equal(rows["stamp"], stamps)) else None
 
 
-def decode_all(
-    files: list[Path], stamps: list[str], path: Path, kept: Path, shape: tuple[int, ...], workers: int, name: str
-) -> None:
-    """Write the array of all pictures to `path`, whole or not at all. The caller holds the lock.
-
-    If some cannot be read, or the work is interrupted, what was decoded goes to `kept`: the same array and, after it,
-    which rows are good.
-    """
-    remove_stale(path.parent)
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")  # its own: there may be no locks on this drive
-    faults: dict[Path, str] = {}
-    wanted: dict[Path, Reading] = {}
-    done, stopped, row = set(), None, math.prod(shape[1:])
+def rebuild(
+    path: Path, row: np.dtype, files: list[Path], stamps: np.ndarray, workers: int, name: str
+) -> dict[int, str]:
+    """Replace the array at `path` by one of these files: old rows that are current, all others decoded. Returns why
+    images cannot be read, by place. After Ctrl-C or a signal, what was decoded until then is kept."""
+    for leftover in path.parent.glob(f"{path.stem}.*.part"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    part, old, stop = path.with_suffix(f".{secrets.token_hex(4)}.part"), load_rows(path, row), None
+    # 16-bit images (top > 0) are decoded again: which value becomes 255 is decided for the whole list
+    known = {} if old is None else {old["stamp"][i]: i for i in np.flatnonzero(old["top"] == 0)}
+    missing, faults = [i for i, file_stamp in enumerate(stamps) if file_stamp not in known], {}
     try:
-        with open(temporary, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            begin = file.tell()
-            reserve(file, begin + len(files) * row)
-            try:
-                for i, picture in decoded(files, stamps, kept, shape, workers, name, faults, wanted):
-                    file.seek(begin + i * row)
-                    file.write(np.ascontiguousarray(picture))
-                    done.add(i)
-            except OSError:  # no more can be written
-                raise
-            except BaseException as error:  # e.g. Ctrl-C
-                if not done:
-                    raise
-                stopped = error
-            if stopped or faults:
-                rows = {stamps[i]: i for i in sorted(done) if files[i] not in wanted}
-                broken = [str(broken.absolute()) for broken in faults]
-                file.seek(begin + len(files) * row)
-                file.write(json.dumps({"rows": rows, "broken": broken}).encode())
-        if done:
-            replace(temporary, kept if stopped or faults else path)
+        rows = np.lib.format.open_memmap(part, "w+", row, (len(files),))
+        reserve(part)
+        for i in set(range(len(files))).difference(missing):
+            rows[i] = old[known[stamps[i]]]
+        try:
+            decode(missing, files, rows, stamps, faults, workers, name)
+        except (KeyboardInterrupt, SystemExit) as error:
+            stop = error.with_traceback(None)  # the traceback would keep the array open: Windows could not move it
+        del rows, old
+        os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()
-    if stopped:
-        raise stopped
-    if faults:
-        raise UnreadableImages(faults)
-    remove_kept(kept, files)
-    size = f"{shape[2]}x{shape[3]}"
-    print(f"Cached {len(files):,} pictures of {name} at {size}: {len(files) * row / 1e6:.1f} MB in {path}")
+            part.unlink(missing_ok=True)
+    if stop:
+        raise stop
+    return faults
 
 
-def decoded(
-    files: list[Path], stamps: list[str], kept: Path, shape: tuple[int, ...], workers: int, name: str,
-    faults: dict[Path, str], wanted: dict[Path, Reading],
-) -> Iterator[tuple[int, np.ndarray]]:
-    """The pictures by their place in the list: what is kept, then what must be decoded, then again those that must be
-    read in another way to be like their list. Fills in `faults` and `wanted`."""
-    have = set()
-    for i, picture in read_kept(kept, stamps, shape[1:]):
-        have.add(i)
-        yield i, picture
-    yield from decode([i for i in range(len(files)) if i not in have], files, shape, workers, name, faults, wanted)
-    if wanted:
-        reading = agree(wanted.values())
-        again = [i for i, path in enumerate(files) if path in wanted and differ(wanted[path], reading)]
-        yield from decode(again, files, shape, workers, name, faults, {}, reading)
-        paper = "black" if reading.paper == BLACK else "white"
-        print(f"{name}: {len(wanted):,} pictures are transparent or of more than 8 bits a channel: laid on {paper}, "
-              f"their values 0..{reading.top:,} read as 0..255")
+def reserve(path: Path) -> None:
+    """Allocate a file's space where the system can, so that a full disk is an error before the work begins."""
+    try:
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+    except (OSError, AttributeError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # else space cannot be reserved here
+            raise
 
 
 def decode(
-    places: list[int], files: list[Path], shape: tuple[int, ...], workers: int, name: str,
-    faults: dict[Path, str], wanted: dict[Path, Reading], reading: Reading | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode the pictures at these places in threads. What cannot be read is noted in `faults`."""
+    missing: list[int], files: list[Path], rows: np.ndarray, stamps: np.ndarray, faults: dict[int, str], workers: int,
+    name: str,
+) -> None:
+    """Decode the images at these places into their rows, in threads. A stamp is written once its row is complete."""
+    images, tops = rows["image"], rows["top"]
 
-    def read(i: int) -> np.ndarray | InputError:
+    def read(i: int, top: int = 0) -> None:
         try:
-            return read_image(files[i], *shape[2:], wanted, reading)
+            images[i], tops[i] = read_scaled(files[i], *images.shape[2:], top)
         except InputError as error:
-            return error
+            faults[i] = str(error).removeprefix(f"{files[i]}: ").partition("; expected")[0]
+        else:
+            rows["stamp"][i] = b"" if tops[i] > top else stamps[i]
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        # some at a time: what is decoded must not pile up in memory where the disk is slow
-        batches = (places[start : start + BATCH] for start in range(0, len(places), BATCH))
-        jobs = (picture for batch in batches for picture in pool.map(read, batch))
-        bar = Progress(f"decode {name}", len(places), "picture", leave=False)
+    with Progress(f"decode {name}", len(missing), "image", leave=False) as bar, ThreadPoolExecutor(workers) as pool:
         try:
-            for i, picture in zip(places, jobs, strict=True):
+            for _ in pool.map(read, missing):
                 bar.update()
-                if isinstance(picture, InputError):
-                    faults[files[i]] = str(picture).removeprefix(f"{files[i]}: ")
-                else:
-                    yield i, picture
+            deep, top = np.flatnonzero(tops), int(tops.max())
+            list(pool.map(read, deep, itertools.repeat(top)))  # one range of values for all images of the list
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        finally:
-            bar.close()
-
-
-def read_kept(kept: Path, stamps: list[str], shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
-    """The pictures that were decoded when others could not be read, and have not changed since."""
-    notes = kept_notes(kept)
-    if notes is None or tuple(notes["shape"][1:]) != shape:
-        return
-    row = math.prod(shape)
-    with open(kept, "rb") as file:
-        for i, name in enumerate(stamps):
-            if name in notes["rows"]:
-                file.seek(notes["begin"] + notes["rows"][name] * row)
-                picture = np.frombuffer(file.read(row), dtype=np.uint8)
-                if picture.size == row:
-                    yield i, picture
-
-
-def kept_notes(kept: Path) -> dict | None:
-    """What stands after the array in a file of kept pictures, with the array's shape and where it begins."""
-    try:
-        with open(kept, "rb") as file:
-            np.lib.format.read_magic(file)
-            shape, _, _ = np.lib.format.read_array_header_1_0(file)
-            begin = file.tell()
-            file.seek(begin + math.prod(shape))
-            return {"shape": shape, "begin": begin, **json.loads(file.read())}
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def remove_kept(kept: Path, files: list[Path]) -> None:
-    """Remove what was kept, unless a picture that could not be read is still there and only left out of this list."""
-    notes, here = kept_notes(kept), {str(path.absolute()) for path in files}
-    if notes and not any(path not in here and os.path.exists(path) for path in notes["broken"]):
-        with contextlib.suppress(OSError):
-            kept.unlink()
-
-
-def replace(temporary: Path, path: Path) -> None:
-    try:
-        os.replace(temporary, path)
-    except PermissionError:  # on Windows, where another process has made it meanwhile and mapped it
-        if not path.exists():
-            raise
-
-
-def remove_stale(folder: Path) -> None:
-    """Remove temporary files of processes that were killed."""
-    for path in folder.glob("*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE:
-                path.unlink()
-
-
-def reserve(file: BinaryIO, length: int) -> None:
-    """Give the file its length and, where the system can, its space: a full disk ends the work before it begins."""
-    file.truncate(length)
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file.fileno(), 0, length)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # else this drive can't reserve
-                raise
+    if len(deep):
+        print(f"{name}: {len(deep):,} images have 16 bits a channel; their values 0..{top:,} are read as 0..255")
+    if not faults:
+        size = f"{images.shape[2]}x{images.shape[3]}"
+        print(f"Cached {len(files):,} images of {name} at {size}: {images.size / 1e6:.1f} MB")

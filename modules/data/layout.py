@@ -1,33 +1,21 @@
 """The one place that knows the folders of the course's layout: where the data set is, and the files of each mode.
 
-    DR/train/train_img/*.png   DR/train/train_label/*.png     frames and their pose pictures, paired by number
+    DR/train/train_img/*.png   DR/train/train_label/*.png     frames and their pose images, paired by number
     DR/val/val_img/*.png       DR/val/val_label/*.png
     DR/test/test_img/<i>/*.png  (the first frame)   DR/test/test_label/<i>/*.png  (one pose per frame)
     DR/test/test_gt/<i>/*.png, Demo_Test/GT<i>.csv    (true frames, where they are known)
+
+Clips that are numbered alike lie in folders of their own: train_img/<clip>/*.png and train_label/<clip>/*.png.
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from modules.data.pairing import (
-    Faults,
-    Key,
-    by_number,
-    find_clips,
-    natural,
-    numbered_pictures,
-    pair,
-    picture_groups,
-    pictures_in,
-    sequence_start,
-    subfolders,
-)
+from modules.data.pairing import Faults, Key, numbered_images, one_sequence, pair, subfolders
 from modules.runtime import InputError, collect_errors
 
 MODES = ("train", "val", "test")
-PARTS = (*MODES, *(f"{mode}_{kind}" for mode in MODES for kind in ("img", "label")))
 TEST_LAYOUT = "test/test_img/<i>/frameNNNNNN.png, a first frame, and test/test_label/<i>/*.png, one pose per frame"
 
 
@@ -41,42 +29,23 @@ class SequenceFiles(NamedTuple):
 
 
 def find_root(root: str | Path) -> Path:
-    """The folder that holds train/, val/ and test/: `root`, one it is a part of (DR/train), or one that lies in it
-    (LAB4_Dataset/LAB4_Dataset). The nearest is taken; folders that can't be listed are passed over."""
-    root = Path(root)
+    """The folder that holds train/, val/ or test/: `root`, or the nearest at most two levels below it
+    (LAB4_Dataset/LAB4_Dataset). Folders that cannot be listed are skipped."""
+    root, expected = Path(root), "--DR is the folder that holds train/, val/ and test/"
     try:
-        os.stat(root)
+        os.listdir(root)
     except OSError as error:
-        reason = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror})"
-        raise InputError(
-            f"{root}: folder not found{reason}; --DR is the folder that holds train/, val/ and test/"
-        ) from None
-    if not os.path.isdir(root):
-        raise InputError(f"{root}: not a folder; --DR is the folder that holds train/, val/ and test/")
-    closed: list[Path] = []
-
-    def candidates() -> Iterator[Path]:
-        if any(os.path.isdir(root / mode / f"{mode}_img") for mode in MODES):
-            yield root
-        if root.absolute().name in PARTS:
-            yield from reversed(root.absolute().parents[:2])
-        yield root
-        inside = subfolders(root, closed)
-        yield from inside
-        for folder in inside:
-            yield from subfolders(folder, closed)
-
-    for candidate in candidates():
-        if any(layout_of(candidate, mode) for mode in MODES):
-            return candidate
-    unseen = f"; cannot look into {closed[0]}" if closed else ""
-    raise InputError(
-        f"{root}: holds no train/train_img, val/val_img or test/test_img{unseen}; expected LAB4_Dataset's layout"
-    )
+        reason = "not found" if isinstance(error, FileNotFoundError) else f"cannot be listed, {error.strerror}"
+        raise InputError(f"{root}: folder {reason}; {expected}") from None
+    inside = subfolders(root)
+    for folder in (root, *inside, *(below for place in inside for below in subfolders(place))):
+        if any(layout_of(folder, mode) for mode in MODES):
+            return folder
+    raise InputError(f"{root}: holds no train/train_img, val/val_img or test/test_img; {expected}")
 
 
 def layout_of(root: Path, mode: str) -> Path | None:
-    """The folder of one mode, train/ or train/train/ (as archives unpack) or `root` itself: the one with train_img/."""
+    """The folder of one mode that holds train_img/: train/, train/train/ (as archives unpack) or `root` itself."""
     places = (root / mode, root / mode / mode, root)
     return next((place for place in places if os.path.isdir(place / f"{mode}_img")), None)
 
@@ -87,14 +56,8 @@ def mode_folder(root: str | Path, mode: str) -> Path:
 
 
 def has_training(root: str | Path) -> bool:
-    """Whether the data set has training pictures."""
+    """Whether the data set has training images."""
     return layout_of(find_root(root), "train") is not None
-
-
-def training_images(root: str | Path) -> tuple[list[Path], list[Path]]:
-    """The paths of all training frames and of their poses."""
-    keys, frames, poses = paired_files(mode_folder(root, "train"), "train", skip_bad=False)
-    return [frames[key] for key in keys], [poses[key] for key in keys]
 
 
 def truth_places(root: str | Path) -> list[Path]:
@@ -107,9 +70,10 @@ def truth_places(root: str | Path) -> list[Path]:
 def paired_files(folder: Path, mode: str, skip_bad: bool) -> tuple[list[Key], dict[Key, Path], dict[Key, Path]]:
     """The keys that have a frame and a pose, and the files of both."""
     faults = Faults()
-    kinds = [folder / f"{mode}_{kind}" for kind in ("img", "label")]
-    groups = collect_errors(*(lambda kind=kind: picture_groups(kind) for kind in kinds))
-    frames, poses = (by_number(group, faults) for group in groups)
+    frames, poses = collect_errors(
+        lambda: numbered_images(folder / f"{mode}_img", faults),
+        lambda: numbered_images(folder / f"{mode}_label", faults),
+    )
     keys = pair(frames, poses, faults)
     faults.settle(skip_bad, f"the same numbers in {mode}_img and {mode}_label, names like frame000123.png")
     if not keys:
@@ -118,33 +82,15 @@ def paired_files(folder: Path, mode: str, skip_bad: bool) -> tuple[list[Key], di
 
 
 def find_tests(folder: Path, skip_bad: bool) -> list[SequenceFiles]:
-    """The test sequences, one per folder of test_label, numbers first. What is left out or filled in is said."""
+    """The test sequences, one per folder of test_label, numbers first. What is left out or filled in is printed."""
     labels, images, faults, sequences = folder / "test_label", folder / "test_img", Faults(), []
-    if not labels.is_dir():
-        raise InputError(f"{labels}: folder not found; expected {TEST_LAYOUT}")
-    places = {natural(path.name): path for path in subfolders(labels)}
-    if not places and pictures_in(labels):
-        places = {natural("0"): labels}
-    firsts = {}
-    if images.is_dir():
-        firsts = {natural(path.stem): path for path in pictures_in(images)}  # test_img/0.png in place of test_img/0/
-        firsts |= {natural(path.name): path for path in subfolders(images)}
-        if places.get(natural("0")) == labels:
-            firsts = {natural("0"): images}
-    for key, place in places.items():
-        name = "0" if place == labels else place.name
+    places = subfolders(labels)
+    for place in places:
         try:
-            if key in firsts:
-                sequences.append(sequence_files(name, firsts[key], place, faults))
-            else:
-                picture_groups(place)
-                faults.add(place, f"no first frame (expected {images / name}/frameNNNNNN.png)")
+            sequences.append(sequence_files(images / place.name, place))
         except InputError as error:
-            if key in firsts:
-                faults.add(place, str(error).removeprefix(f"{place}: "))
-            else:
-                print(f"{place}: no pictures in it, left out")
-    unused = [path.name for key, path in firsts.items() if key not in places]
+            faults.add(place, str(error).removeprefix(f"{place}: "))
+    unused = [path.name for path in subfolders(images) if labels / path.name not in places]
     if unused:
         print(f"{images}: without poses in test_label, left out: {', '.join(unused[:5])}{' …' if unused[5:] else ''}")
     faults.settle(skip_bad, TEST_LAYOUT)
@@ -153,35 +99,23 @@ def find_tests(folder: Path, skip_bad: bool) -> list[SequenceFiles]:
     return sequences
 
 
-def sequence_files(name: str, first: Path, place: Path, faults: Faults) -> SequenceFiles:
-    """Pair a first frame with the poses in `place` by number, so that poses[0] is the first frame's."""
-    poses = numbered_pictures(place, faults)
-    numbers, files = list(poses), list(poses.values())
-    if first.is_dir():
-        found = [path for group in picture_groups(first).values() for path in group]
-        if len(found) > 1:
-            frames = numbered_pictures(first, faults)
-            start = sequence_start(list(frames), numbers)
-            chosen = frames[start[0]] if start else found[0]
-            print(f"{first}: {len(found):,} pictures; the first frame is {chosen.name}")
-        else:
-            chosen, frames = found[0], by_number({"": found}, Faults())  # one picture needs no number
-            start = sequence_start([number for _, number in frames], numbers) if frames else (numbers[0], 0)
-    else:
-        chosen, start = first, (numbers[0], 0)  # its number is the sequence's
-    if start is None:
-        raise InputError(
-            f"{place}: poses {numbers[0]} to {numbers[-1]}, but the first frame is {chosen}; expected its number there"
-        )
-    number, begin = start
-    if begin > 0:
-        print(f"{place}: {begin:,} poses before the first frame, {number}, are left out")
-    if begin < 0:
-        print(f"{place}: no pose of the first frame, {number}; none is needed, the poses begin with frame {numbers[0]}")
-    files, numbers = ([files[0], *files], [number, *numbers]) if begin < 0 else (files[begin:], numbers[begin:])
-    if len(files) < 2:
-        raise InputError(f"{place}: {len(files)} pose; expected the first frame's and one more")
-    gaps = len(find_clips(numbers[1:])) - 1
-    if gaps:
-        print(f"{place}: the numbers of its poses jump {gaps:,} times; they are taken as one sequence")
-    return SequenceFiles(name, chosen, files, tuple(numbers))
+def sequence_files(first: Path, place: Path) -> SequenceFiles:
+    """Pair the first frame in one folder with the poses in `place` by number, so that poses[0] is the first frame's.
+
+    Of several images in `first` the one of the lowest number that fits is taken. The pose of the first frame may be
+    missing, since no model looks at it.
+    """
+    if not first.is_dir():
+        raise InputError(f"{place}: no first frame (expected {first}/frameNNNNNN.png)")
+    frames, poses = one_sequence(first), one_sequence(place)
+    number = next((number for number in frames if number in poses or number + 1 in poses), None)
+    if number is None:
+        raise InputError(f"{place}: poses {min(poses)} to {max(poses)}, but the first frame is {min(frames)}; expected "
+                         f"its number there")
+    numbers = [number, *(later for later in poses if later > number)]
+    if len(numbers) < 2:
+        raise InputError(f"{place}: no pose after the first frame, {number}; expected one per frame to predict")
+    if numbers != list(poses) or len(frames) > 1:
+        print(f"{place}: {len(numbers) - 1:,} of {len(poses):,} poses follow the first frame, {frames[number].name}")
+    poses.setdefault(number, poses[numbers[1]])
+    return SequenceFiles(place.name, frames[number], [poses[number] for number in numbers], tuple(numbers))
