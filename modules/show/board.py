@@ -28,11 +28,11 @@ class Board:
             if row.get(name) is not None:
                 self.writer.add_scalar(tag, row[name], epoch)
         if row["val_psnr"] is not None:
-            pictures = {f"curve/{name}": name for name in OF_A_RUN}
+            images = {f"curve/{name}": name for name in OF_A_RUN}
             for name in sequences:  # with --store_visualization every validation has a file of its own
                 own = f"{name}_epoch={epoch}"
-                pictures[f"strip/{name}"] = own if (self.figures / f"{own}.png").is_file() else name
-            for tag, name in pictures.items():
+                images[f"strip/{name}"] = own if (self.figures / f"{own}.png").is_file() else name
+            for tag, name in images.items():
                 if (self.figures / f"{name}.png").is_file():
                     with Image.open(self.figures / f"{name}.png") as image:
                         self.writer.add_image(tag, np.asarray(image.convert("RGB")), epoch, dataformats="HWC")

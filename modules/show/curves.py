@@ -1,13 +1,13 @@
 """The curves of a run, or of several in one figure, in one style. No other module draws curves.
 
-Used by the Trainer (draw_training), scripts/plot.py and the report page (draw_curves). A figure is one column of a
-paper wide. Each run has a colour of Okabe and Ito's palette and a dash pattern of its own, so that colour-blind readers
-and grey prints tell the lines apart. Matplotlib is imported when the first figure is drawn, without pyplot, so that no
-window opens and no backend of the environment is used.
+A figure is one column of a paper wide. Each run has a colour and a dash pattern of its own, so that colour-blind
+readers and grey prints tell the lines apart. Matplotlib is imported when the first figure is drawn, without pyplot, so
+that no window opens and no backend of the environment is used.
 """
 
 import functools
 import io
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +23,8 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 COLUMN = 3.4  # inches: one column of a two-column page
 STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
          "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none"}
-CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "WenQuanYi Zen Hei", "Microsoft YaHei",
-             "Microsoft JhengHei", "PingFang SC", "PingFang TC", "Hiragino Sans")  # for names in these scripts
+CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "Microsoft JhengHei",
+             "PingFang SC", "Hiragino Sans")  # for Chinese and Japanese names, where they are installed
 OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
     "loss_curve": "loss_log", "val_psnr": "val_psnr", "teacher_forcing_ratio": "tfr", "kl_beta": "beta",
     "posterior_share": "posterior_share", "psnr_per_frame": "psnr_per_frame",
@@ -106,13 +106,19 @@ def draw_figure(name: str, runs: list[Run], path: Path) -> bool:
     return figure is not None
 
 
-def styles(count: int) -> list[dict]:
-    """Colour and dashes of each of `count` runs; no two alike up to 28."""
-    return [{"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]} for i in range(count)]
+def styled(runs: list[Run]) -> list[tuple[Run, dict]]:
+    """Each run with its colour and dashes; no two are alike up to 28."""
+    return [(run, {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]})
+            for i, run in enumerate(runs)]
+
+
+def plain(name: str) -> str:
+    """A name that matplotlib shows as it is: $ would begin a formula."""
+    return name.replace("$", r"\$")
 
 
 def epoch_figure(height: float = 2.3, rows: int = 1):
-    """A figure one column wide with `rows` axes under each other that share the epochs."""
+    """A figure one column wide with `rows` axes under each other that share the epochs, which are whole numbers."""
     figure, axes = new_figure(rows, (COLUMN, height), sharex=True)
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -128,7 +134,7 @@ def column(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 def plot_lines(axis, runs: list[Run], key: str, **options) -> None:
     """One column of metrics.csv of every run, with dots where there are few points."""
-    for run, style in zip(runs, styles(len(runs)), strict=True):
+    for run, style in styled(runs):
         epochs, values = column(run, key)
         axis.plot(epochs, values, **({"marker": "."} if len(epochs) <= 20 else {}) | style | options)
 
@@ -136,15 +142,9 @@ def plot_lines(axis, runs: list[Run], key: str, **options) -> None:
 def add_legend(figure, axis, runs: list[Run]) -> None:
     """The names of several runs above the axes, where they cover nothing."""
     if len(runs) > 1:
-        handles = [axis.plot([], [], label=no_formula(run.name), **style)[0]
-                   for run, style in zip(runs, styles(len(runs)), strict=True)]
+        handles = [axis.plot([], [], label=plain(run.name), **style)[0] for run, style in styled(runs)]
         columns = 3 if max(len(run.name) for run in runs) <= 12 else 2
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
-
-
-def no_formula(name: str) -> str:
-    """A name that matplotlib shows as it is: $ would begin a formula."""
-    return name.replace("$", r"\$")
 
 
 def plot_losses(runs: list[Run], scale: str):
@@ -158,10 +158,6 @@ def plot_losses(runs: list[Run], scale: str):
         axis.set_ylabel(label if scale == "linear" or positive else f"{label} (linear)")
         if scale == "log" and positive:
             axis.set_yscale("log")
-            if np.divide(*axis.get_ylim()[::-1]) > 10:
-                from matplotlib.ticker import NullFormatter
-
-                axis.yaxis.set_minor_formatter(NullFormatter())
     axes[0].set_title(f"Training loss, mean over the epoch ({scale} axis)")
     add_legend(figure, axes[0], runs)
     return figure
@@ -200,7 +196,7 @@ def plot_validation(runs: list[Run]):
         return None
     figure, (axis,) = epoch_figure()
     plot_lines(axis, runs, "val_psnr")
-    for run, style in zip(runs, styles(len(runs)), strict=True):
+    for run, style in styled(runs):
         if best := best_validation(run.history):
             axis.plot(*best, "o", color=style["color"], markersize=5)
             if len(runs) == 1:
@@ -214,14 +210,13 @@ def plot_validation(runs: list[Run]):
 
 def plot_frames(runs: list[Run]):
     """PSNR per frame: median over the sequences, a band from the lowest to the highest, the training clip's length."""
-    scored = [(run, style) for run, style in zip(runs, styles(len(runs)), strict=True) if run.scores]
+    scored = [(run, style) for run, style in styled(runs) if run.scores]
     if not scored:
         return None
-    figure, (axis,) = new_figure(size=(COLUMN, 2.5))
+    figure, (axis,) = epoch_figure(2.5)
     for run, style in scored:
-        table = np.full((len(run.scores), max(map(len, run.scores.values()))), np.nan)  # nan after a sequence's end
-        for row, values in zip(table, run.scores.values(), strict=True):
-            row[: len(values)] = values  # None becomes nan
+        columns = itertools.zip_longest(*run.scores.values())  # None after a sequence's end, which becomes nan
+        table = np.array(list(columns), dtype=float).T
         frames = np.arange(2, table.shape[1] + 2)
         axis.plot(frames, np.nanmedian(table, axis=0), **style, linewidth=0.9)
         axis.fill_between(frames, np.nanmin(table, axis=0), np.nanmax(table, axis=0), color=style["color"], alpha=0.18,
@@ -235,10 +230,8 @@ def plot_frames(runs: list[Run]):
     kinds = sorted({f"{run.scored_on}: {len(run.scores)}" for run, _ in scored})
     title = f"PSNR per frame, median and range ({', '.join(kinds)})"
     if len(runs) == 1 and len(runs[0].scores) == 1:
-        name = no_formula(next(iter(runs[0].scores)))
-        title = f"PSNR per frame, {runs[0].scored_on} {name}: mean {np.nanmean(table):.2f} dB"
+        title = f"PSNR per frame, {runs[0].scored_on} {plain(*runs[0].scores)}: mean {np.nanmean(table):.2f} dB"
     axis.set(xlabel="frame", ylabel="PSNR (dB)", title=title)
-    axis.xaxis.get_major_locator().set_params(integer=True)
     add_legend(figure, axis, runs)
     return figure
 
