@@ -4,6 +4,7 @@ Another data layout is another class. What the programs use of one: `frames`, `p
 `clips_within(partial)`, `windows(partial)`, `check_share(partial)`, `sequences`, `decode()` and `describe()`.
 """
 
+import itertools
 import os
 import sys
 from functools import cached_property
@@ -57,7 +58,7 @@ class Dataset_Dance(Dataset):
         if mode == "test":
             self._tests = find_tests(self.folder, skip_bad)
         else:
-            self._keys, self._frame_files, self._pose_files = paired_files(self.folder, mode, skip_bad)
+            self._pairs = paired_files(self.folder, mode, skip_bad)
             self._cut()
 
     def __len__(self) -> int:
@@ -113,46 +114,39 @@ class Dataset_Dance(Dataset):
             lengths = [len(files.numbers) for files in self._tests]
             listed = ", ".join(map(str, lengths[:6])) + (", …" if lengths[6:] else "")
             return f"test: {counted(len(lengths), 'sequence')} of {listed} frames"
-        total = len(self._keys)
-        text = f"{self.mode}: {counted(total, 'frame')} in {counted(len(self._clips), 'clip')}"
+        total, used = len(self._pairs), sum(stop - start for start, stop in self._spans)
+        place = counted(len(self._spans), "sequence")
         if self.mode == "train":
-            lengths = [end - begin for begin, end in self._within(self._clips, self.partial)]
-            used = sum(length for length in lengths if length >= self.train_vi_len)
             within = "" if self.partial == 1 else f" within the leading {self.partial:.0%}"
             place = f"clips of at least {self.train_vi_len}{within}"
-        else:
-            used, place = sum(stop - start for start, stop in self._spans), counted(len(self._spans), "sequence")
         constant = [f"; {share:.1%} of the {kind} are constant" for kind, share in self._constant.items() if share]
-        return f"{text}, {used:,} ({used / total:.0%}) used: in {place}{''.join(constant)}"
+        return (f"{self.mode}: {counted(total, 'frame')} in {counted(len(self._clips), 'clip')}, {used:,} "
+                f"({used / total:.0%}) used: in {place}{''.join(constant)}")
 
     def _cut(self) -> None:
-        """Find the clips, and check that they are long enough."""
+        """Find the clips [begin, end) and the spans of them that are used, and check that there are any."""
         self._clips, begin = [], 0
-        for group in dict.fromkeys(group for group, _ in self._keys):  # a clip lies in one folder
-            numbers = [number for folder, number in self._keys if folder == group]
+        for _, keys in itertools.groupby(self._pairs, key=lambda key: key[0]):  # a clip lies in one folder
+            numbers = [number for _, number in keys]
             self._clips += [(begin + start, begin + stop) for start, stop in find_clips(numbers)]
             begin += len(numbers)
         if self.mode == "train":
             for partial, flag in list(self.shares.items()):
                 self.check_share(partial, flag)
-        else:
-            self._spans = self._cut_validation()
+            used = self._within(self._clips, self.partial)
+            self._spans = [(start, stop) for start, stop in used if stop - start >= self.train_vi_len]
+            return
+        # sequences of val_vi_len frames without overlap; a shorter clip is one sequence
+        length, self._spans = self.val_vi_len, []
+        for begin, end in self._clips:
+            stops = [*range(begin + length, end + 1, length)] or [end]
+            self._spans += [(max(begin, stop - length), stop) for stop in stops if stop - begin > 1]
+        if not self._spans:
+            raise InputError("the validation set has no two frames in a row; expected val/val_img/frame000000.png, …")
 
     def _within(self, clips: list[tuple[int, int]], partial: float) -> list[tuple[int, int]]:
-        limit = max(1, round(len(self._keys) * partial))
+        limit = max(1, round(len(self._pairs) * partial))
         return [(begin, min(end, limit)) for begin, end in clips if begin < limit]
-
-    def _cut_validation(self) -> list[tuple[int, int]]:
-        """Non-overlapping sequences of val_vi_len frames from every clip; a shorter clip is one sequence."""
-        length, spans = self.val_vi_len, []
-        for begin, end in self._clips:
-            for start in range(begin, end, length):
-                stop = min(start + length, end)
-                if stop - start == length or (start == begin and stop - start > 1):
-                    spans.append((start, stop))
-        if not spans:
-            raise InputError("the validation set has no two frames in a row; expected val/val_img/frame000000.png, …")
-        return spans
 
     def _decode(self, lists: dict[str, list[Path]]) -> tuple[list[Tensor], list[set[int]]]:
         """The images of every list, and the places in it that are to be skipped since they cannot be read."""
@@ -170,15 +164,16 @@ class Dataset_Dance(Dataset):
     @cached_property
     def _images(self) -> tuple[Tensor, Tensor]:
         """Frames and poses (N, 3, H, W)."""
-        kinds = {f"{self.mode}_img": self._frame_files, f"{self.mode}_label": self._pose_files}
-        images, skipped = self._decode({name: [files[key] for key in self._keys] for name, files in kinds.items()})
+        names = [f"{self.mode}_img", f"{self.mode}_label"]
+        images, skipped = self._decode(dict(zip(names, zip(*self._pairs.values(), strict=True), strict=True)))
         if any(skipped):
-            kept = [i for i in range(len(self._keys)) if i not in set.union(*skipped)]
+            kept = [i for i in range(len(self._pairs)) if i not in set.union(*skipped)]
             if not kept:
                 raise InputError(f"{self.folder}: no frame with a pose can be read; expected PNG images")
-            self._keys, images = [self._keys[i] for i in kept], [array[kept] for array in images]
+            pairs = list(self._pairs.items())
+            self._pairs, images = dict(pairs[i] for i in kept), [array[kept] for array in images]
             self._cut()
-        for kind, name, array in zip(("frames", "poses"), kinds, images, strict=True):
+        for kind, name, array in zip(("frames", "poses"), names, images, strict=True):
             constant = find_constant(array, self.folder / name)
             self._constant[kind] = len(constant) / len(array)
         repeat_poses(images[1], constant, self._clips)
@@ -188,11 +183,9 @@ class Dataset_Dance(Dataset):
     def sequences(self) -> list[Sequence]:
         if self.mode != "test":
             self.decode()
-            return [
-                Sequence(f"val{i}", self.frames[start:stop], self.poses[start:stop],
-                         tuple(number for _, number in self._keys[start:stop]))
-                for i, (start, stop) in enumerate(self._spans)
-            ]
+            numbers = [number for _, number in self._pairs]
+            return [Sequence(f"val{i}", self.frames[a:b], self.poses[a:b], tuple(numbers[a:b]))
+                    for i, (a, b) in enumerate(self._spans)]
         lists = {f"test_img/{files.name}": [files.first] for files in self._tests}
         lists |= {f"test_label/{files.name}": files.poses for files in self._tests}
         images, skipped = self._decode(lists)

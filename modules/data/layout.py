@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from modules.data.pairing import Faults, Key, numbered_images, one_sequence, pair, subfolders
+from modules.data.pairing import Faults, Key, numbered_images, one_sequence, subfolders
 from modules.runtime import InputError, collect_errors
 
 MODES = ("train", "val", "test")
@@ -67,18 +67,22 @@ def truth_places(root: str | Path) -> list[Path]:
     return [mode_folder(root, "test") / "test_gt", *(place / "Demo_Test" for place in beside)]
 
 
-def paired_files(folder: Path, mode: str, skip_bad: bool) -> tuple[list[Key], dict[Key, Path], dict[Key, Path]]:
-    """The keys that have a frame and a pose, and the files of both."""
+def paired_files(folder: Path, mode: str, skip_bad: bool) -> dict[Key, tuple[Path, Path]]:
+    """Frames and poses of the same key, in order."""
     faults = Faults()
     frames, poses = collect_errors(
         lambda: numbered_images(folder / f"{mode}_img", faults),
         lambda: numbered_images(folder / f"{mode}_label", faults),
     )
-    keys = pair(frames, poses, faults)
+    for images, others, fault in ((frames, poses, "has no pose image"), (poses, frames, "has no frame")):
+        for key in images:
+            if key not in others:
+                faults.add(images[key], fault)
     faults.settle(skip_bad, f"the same numbers in {mode}_img and {mode}_label, names like frame000123.png")
-    if not keys:
+    pairs = {key: (frames[key], poses[key]) for key in frames if key in poses}
+    if not pairs:
         raise InputError(f"{folder}: no frame with a pose is left; expected numbers in common")
-    return keys, frames, poses
+    return pairs
 
 
 def find_tests(folder: Path, skip_bad: bool) -> list[SequenceFiles]:

@@ -40,10 +40,11 @@ class Faults:
 
     def settle(self, skip: bool, expected: str) -> None:
         """Raise InputError if there are any, or, with `skip`, print what is left out."""
-        if self.files and not skip:
+        if not self.files:
+            return
+        if not skip:
             raise InputError(f"{self}; expected {expected}; --skip_bad leaves out such files")
-        if self.files:
-            print(f"--skip_bad leaves out {sum(map(len, self.files.values())):,}: {self}")
+        print(f"--skip_bad leaves out {sum(map(len, self.files.values())):,}: {self}")
 
 
 def visible(name: str) -> bool:
@@ -51,25 +52,19 @@ def visible(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in one folder, in natural order; none if it cannot be listed."""
+    """The folders in one folder, sorted with the numbers in their names by value; none if it cannot be listed."""
     try:
         found = [Path(entry.path) for entry in os.scandir(folder) if visible(entry.name) and entry.is_dir()]
     except OSError:
         return []
-    return sorted(found, key=lambda path: natural(path.name))
-
-
-def natural(name: str) -> tuple:
-    """A key to sort by: whole numbers first, by value; then text, the numbers in it by value."""
-    if re.fullmatch("[0-9]+", name):
-        return (0, int(name))
-    return (1, *(int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))))
+    # split, every second part is a number: 9 before 10, walk2 before walk10
+    return sorted(found, key=lambda path: [
+        int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", path.name))])
 
 
 def images_in(folder: Path) -> list[Path]:
     """Files with an image's suffix, hidden ones left out."""
-    return [Path(entry.path) for entry in os.scandir(folder)
-            if visible(entry.name) and entry.name.lower().endswith(SUFFIXES)]
+    return [folder / name for name in os.listdir(folder) if visible(name) and name.lower().endswith(SUFFIXES)]
 
 
 def numbered_images(folder: Path, faults: Faults) -> dict[Key, Path]:
@@ -117,15 +112,6 @@ def one_sequence(folder: Path) -> dict[int, Path]:
 def list_images(folder: Path) -> list[Path]:
     """The images of one sequence in the order of their numbers."""
     return list(one_sequence(folder).values())
-
-
-def pair(frames: dict[Key, Path], poses: dict[Key, Path], faults: Faults) -> list[Key]:
-    """The keys that have both a frame and a pose, in order."""
-    for images, others, fault in ((frames, poses, "has no pose image"), (poses, frames, "has no frame")):
-        for key, path in images.items():
-            if key not in others:
-                faults.add(path, fault)
-    return [key for key in frames if key in poses]
 
 
 def find_clips(numbers: list[int]) -> list[tuple[int, int]]:
