@@ -68,19 +68,20 @@ class Feed:
         args, now = self.args, self.schedules.at(epoch, step)
         frames, poses = (to_device(gather(images, windows, shifts), self.device) for images in self.images)
 
-        posterior_clips = max(1, round(self.batch_size * now.posterior_share))
-        from_posterior = self.ranks.share(torch.arange(self.batch_size) < posterior_clips).reshape(-1, 1, 1, 1)
-        if args.z_from == "prior":  # the report: the posterior of every clip has its KL, and no z
-            from_posterior, noise_used, beta = from_posterior & False, 1.0, torch.full((len(windows), 1), now.beta)
+        # the first clips of the batch take z from the posterior, the others take the prior's mean
+        count = max(1, round(self.batch_size * now.posterior_share))
+        clips = torch.arange(self.batch_size, device=self.device) < count
+        from_posterior = self.ranks.share(clips).reshape(-1, 1, 1, 1)
+        beta, lr, ema_share = to_device(torch.tensor([now.beta, now.lr, now.ema_share]), self.device)
+        noise = self._noise(epoch, step, windows)
+        if args.z_from == "prior":  # the report: z is drawn from the prior in every clip, and every clip has its KL
+            from_posterior, beta = from_posterior & False, beta.expand(len(windows), 1)
         else:
-            noise_used = to_device(from_posterior[:, None].float(), self.device)
-            beta = now.beta * from_posterior.flatten(1)
+            noise, beta = noise * from_posterior[:, None], beta * from_posterior.flatten(1)
 
-        coin = toss(args.seed, epoch, now.tfr)
-        coin_for_input = args.tf_decides == "feed"
+        coin, coin_for_input = toss(args.seed, epoch, now.tfr), args.tf_decides == "feed"
         return Batch(
-            frames, poses, noise_used * self._noise(epoch, step, windows), to_device(from_posterior, self.device),
-            *(to_device(x, self.device) for x in (beta, torch.tensor(now.lr), torch.tensor(now.ema_share))),
+            frames, poses, noise, from_posterior, beta, lr, ema_share,
             teacher_forcing=coin and coin_for_input, target_is_truth=coin or coin_for_input,
         )
 
