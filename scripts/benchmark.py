@@ -41,31 +41,32 @@ from modules.show.curves import BLUE, ORANGE, new_figure, save_figure
 from modules.train.history import describe_environment
 from Trainer import Trainer
 
-PRESETS = {"template": "--preset template --batch_size 4 --tfr 0", "multiscale": "--preset best"}
+PRESETS = {"template": "--preset template --tfr 0 --batch_size {batch}", "multiscale": "--preset best"}
 HEIGHT, WIDTH, SEQUENCE = 32, 64, 629  # size of the frames in pixels; predicted frames of a course sequence
 LARGE = "--width 1024 --height 512 --train_clips 1 --train_frames 48 --val_frames 2 --test_sequences 1 --test_frames 2"
-CLIP, BATCH = 16, 4  # frames of a clip and clips of a step of the plain loop
+CLIP = 16  # frames of a training clip of the template and the plain loop
 
 
 class Size(NamedTuple):
     """How much is measured."""
 
     rounds: int
+    batch: int  # clips of a step of the template and the plain loop
     seconds: float  # of each measurement of training and rollouts
     part: int  # frames that a rollout predicts in one go; its seconds are scaled
     frames: int  # predicted in a sequence of the whole programs
     steps: int  # of the Trainer as a whole program
 
 
-FULL, QUICK = Size(5, 10.0, 64, SEQUENCE, 100), Size(1, 3.0, 8, 63, 10)
+FULL, QUICK = Size(5, 4, 10.0, 64, SEQUENCE, 100), Size(1, 1, 3.0, 8, 63, 10)
 
 
 class PlainLoop:
     """The reference. data: for `train`; tests: data set for `test`, which writes to `out`; model: of the course's
     architecture. `train`, `rollout` and `test` return the number of frames that they predicted."""
 
-    def __init__(self, data: Path, tests: Path, out: Path, model: VAE_Model, part: int):
-        self.tests, self.out, self.part, self.device = tests, out, part, pick_device(None)
+    def __init__(self, data: Path, tests: Path, out: Path, model: VAE_Model, size: Size):
+        self.tests, self.out, self.size, self.device = tests, out, size, pick_device(None)
         self.files = [sorted((data / "train" / kind).iterdir()) for kind in ("train_img", "train_label")]
         self.model = model.to(self.device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -83,22 +84,23 @@ class PlainLoop:
 
     def train(self) -> int:
         """One step, each frame from the last generated one."""
-        starts = self.random.integers(len(self.files[0]) - CLIP + 1, size=BATCH)
+        batch = self.size.batch
+        starts = self.random.integers(len(self.files[0]) - CLIP + 1, size=batch)
         files = [kind[start + t] for kind in self.files for start in starts for t in range(CLIP)]
-        frames, poses = torch.stack([*self.readers.map(self.decode, files)]).unflatten(0, (2, BATCH, CLIP))
+        frames, poses = torch.stack([*self.readers.map(self.decode, files)]).unflatten(0, (2, batch, CLIP))
         last, losses = frames[:, 0], []
         for t in range(1, CLIP):
             pose = self.model.label_transformation(poses[:, t])
             true_features = self.model.frame_transformation(frames[:, t])
-            z, mu, logvar = self.model.Gaussian_Predictor(true_features, pose, self.noise(BATCH))
+            z, mu, logvar = self.model.Gaussian_Predictor(true_features, pose, self.noise(batch))
             last = self.next_frame(last, pose, z)
-            kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum() / BATCH
+            kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum() / batch
             losses.append((last - frames[:, t]).square().mean() + kl)
         self.optimizer.zero_grad()
         (sum(losses) / len(losses)).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        return BATCH * (CLIP - 1)
+        return batch * (CLIP - 1)
 
     @torch.no_grad()
     def predict(self, x_1: Tensor, poses: Tensor) -> Tensor:
@@ -110,17 +112,17 @@ class PlainLoop:
         return torch.cat(frames)
 
     def rollout(self) -> int:
-        images = torch.rand(self.part + 1, 3, HEIGHT, WIDTH, device=self.device)
+        images = torch.rand(self.size.part + 1, 3, HEIGHT, WIDTH, device=self.device)
         return len(self.predict(images[0], images))
 
     def test(self) -> int:
         """Decode and predict the first frames of test sequence 0, and write three GIFs."""
         files = [sorted((self.tests / "test" / kind / "0").iterdir()) for kind in ("test_label", "test_gt")]
-        poses, truth = (torch.stack([self.decode(path) for path in paths[: self.part + 1]]) for paths in files)
+        poses, truth = (torch.stack([self.decode(path) for path in paths[: self.size.part + 1]]) for paths in files)
         for i, images in enumerate((self.predict(truth[0], poses), poses, truth)):
             first, *rest = map(Image.fromarray, to_uint8(images).permute(0, 2, 3, 1).cpu().numpy())
             first.save(self.out / f"{i}.gif", save_all=True, append_images=rest, duration=50, loop=0)
-        return self.part
+        return self.size.part
 
 
 class Case(NamedTuple):
@@ -154,7 +156,7 @@ def launch(*command) -> float:
 
 def model_cases(data: Path, arch: str, precision: str, size: Size) -> list[Case]:
     """Training and rollouts of an architecture by the Trainer's own step and `predict`."""
-    flags = [*PRESETS[arch].split(), "--precision", precision, "--num_epoch", "1", "--epoch_steps", "10000"]
+    flags = f"{PRESETS[arch]} --precision {precision} --num_epoch 1 --epoch_steps 10000".format(batch=size.batch).split()
     trainer = Trainer(parse_trainer(["--DR", str(data), "--save_root", str(data / "run"), *flags]))
     batches, images = trainer.feed.batches(0), torch.zeros(size.part + 1, 3, HEIGHT, WIDTH, dtype=torch.uint8)
 
@@ -245,7 +247,7 @@ def draw_bars(rows: list[dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="runs/benchmark", help="path of the JSON, Markdown and PNG, without ending")
-    parser.add_argument("--quick", action="store_true", help="one round, short sequences, half of the cases")
+    parser.add_argument("--quick", action="store_true", help="one round, short sequences, batches of one clip")
     args = parser.parse_args()
     size = QUICK if args.quick else FULL
     with tempfile.TemporaryDirectory() as folder:
@@ -254,7 +256,7 @@ def main() -> None:
         launch("scripts/make_dataset.py", large, *LARGE.split())
         launch("scripts/make_dataset.py", small, "--test_sequences", 6, "--test_frames", size.frames + 1,
                "--val_frames", size.frames + 1)
-        loop, programs = PlainLoop(large, small, Path(folder), VAE_Model(), size.part), program_cases(small, size)
+        loop, programs = PlainLoop(large, small, Path(folder), VAE_Model(), size), program_cases(small, size)
         programs[0].measure()  # fills the cache
         precisions = ["auto"] if args.quick else ["fp32", "auto"]
         models = [model_cases(large, arch, precision, size) for arch in PRESETS for precision in precisions]

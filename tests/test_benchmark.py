@@ -16,6 +16,8 @@ from modules.model.vae import VAE_Model
 from modules.runtime import InputError
 from modules.score.predict import predict
 
+SIZE = benchmark.Size(rounds=1, batch=2, seconds=0.01, part=4, frames=5, steps=3)
+
 
 @pytest.fixture()
 def loop(dance, tmp_path, monkeypatch):
@@ -23,7 +25,7 @@ def loop(dance, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "CLIP", 3)
     monkeypatch.setattr(benchmark, "pick_device", lambda name: torch.device("cpu"))
     torch.manual_seed(0)
-    return benchmark.PlainLoop(dance, dance, tmp_path, VAE_Model("template", 16, 8, 4, 16), part=4)
+    return benchmark.PlainLoop(dance, dance, tmp_path, VAE_Model("template", 16, 8, 4, 16), SIZE)
 
 
 def test_the_plain_loop_predicts_what_the_rollout_predicts(loop, monkeypatch):
@@ -36,7 +38,7 @@ def test_the_plain_loop_predicts_what_the_rollout_predicts(loop, monkeypatch):
 
 def test_the_plain_loop_trains_and_writes(loop, tmp_path):
     before = loop.model.Generator[7].weight.detach().clone()
-    assert loop.train() == 4 * 2 and not torch.equal(loop.model.Generator[7].weight, before)
+    assert loop.train() == 2 * 2 and not torch.equal(loop.model.Generator[7].weight, before)
     assert loop.test() == loop.rollout() == 4
     assert [Image.open(tmp_path / f"{i}.gif").n_frames for i in range(3)] == [4, 5, 5]
 
@@ -46,10 +48,8 @@ def test_the_table(loop, dance, tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(benchmark, "launch", lambda *command: calls.append(list(map(str, command))) or 2.0)
     monkeypatch.setitem(benchmark.PRESETS, "multiscale", "--preset best --F_dim 16 --L_dim 8 --N_dim 4 --D_out_dim 16")
-    size = benchmark.Size(1, 0.01, frames=5, part=2, steps=3)
-    cases = [*benchmark.model_cases(dance, "multiscale", "fp32", size),
-             *benchmark.program_cases(dance, size)]
-    rows, plain = benchmark.measure(loop, cases, size)
+    cases = [*benchmark.model_cases(dance, "multiscale", "fp32", SIZE), *benchmark.program_cases(dance, SIZE)]
+    rows, plain = benchmark.measure(loop, cases, SIZE)
     assert set(plain) == {"train", "test", "rollout", "start"} and plain["start"] == 2
     benchmark.write(tmp_path / "b", {"environment": {}, "rows": rows, "plain": plain})
     assert "|  | seconds | plain loop" in capsys.readouterr().out and Image.open(tmp_path / "b.png").width > 400
