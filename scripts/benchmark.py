@@ -156,8 +156,9 @@ def launch(*command) -> float:
 
 def model_cases(data: Path, arch: str, precision: str, size: Size) -> list[Case]:
     """Training and rollouts of an architecture by the Trainer's own step and `predict`."""
-    flags = f"{PRESETS[arch]} --precision {precision} --num_epoch 1 --epoch_steps 10000".format(batch=size.batch).split()
-    trainer = Trainer(parse_trainer(["--DR", str(data), "--save_root", str(data / "run"), *flags]))
+    flags = [*PRESETS[arch].format(batch=size.batch).split(), "--num_epoch", "1", "--epoch_steps", "10000"]
+    place = ["--DR", str(data), "--save_root", str(data / "run"), "--precision", precision]
+    trainer = Trainer(parse_trainer([*place, *flags]))
     batches, images = trainer.feed.batches(0), torch.zeros(size.part + 1, 3, HEIGHT, WIDTH, dtype=torch.uint8)
 
     def train() -> int:

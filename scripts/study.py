@@ -6,7 +6,7 @@
 
 A recipe is a named set of Trainer.py's flags. Other flags are given to Trainer.py for every recipe (--num_epoch 5,
 --device cpu, …). The same command again resumes. The runs are written to <save_root>/<recipe>/seed<k>; the tables psnr,
-cost and latent (Markdown and CSV), the overlaid curves and two figures, time.png and variety.png, to <save_root>.
+cost and latent (Markdown and CSV) and the overlaid curves to <save_root>.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.options import parse_trainer
 from modules.runtime import InputError, run_program
 from modules.score.latent import latent_use
-from modules.show.curves import COLORS, draw_curves, new_figure, save_figure
+from modules.show.curves import draw_curves
 from modules.show.runs import Run, read_run
 
 
@@ -91,7 +91,8 @@ def main() -> None:
         raise InputError("expected checkpoints after latent, and only there")
     if args.checkpoints:
         flags = parse_trainer(["--DR", args.DR, "--save_root", args.save_root, *others])
-        return write_latent(root, {path: [measure_latent(Path(path), flags)] for path in args.checkpoints})
+        return write_table(root / "latent", make_table({path: [measure_latent(Path(path), flags)]
+                                                        for path in args.checkpoints}))
     study, runs = STUDIES[args.study], {}
     recipes = study.recipes | dict(map(parse_recipe, args.recipe))
     chosen = args.only or list(recipes)
@@ -161,43 +162,28 @@ def call(program: str, *arguments) -> None:
 
 
 def measure_latent(checkpoint: Path, args: argparse.Namespace) -> dict:
-    """`latent_use` of a checkpoint on the first validation sequence."""
+    """What z does on the first validation sequence, and the number of parameters: the columns of LATENT."""
     model, size = model_from_checkpoint(load_checkpoint(checkpoint), checkpoint)
     data = Dataset_Dance(args.DR, "val", *size, val_vi_len=args.val_vi_len, cache_dir=args.cache_dir)
     device = pick_device(args.device)
     use = latent_use(model.to(device), data.sequences[0], pick_precision(args.precision, device))
-    return use | {"parameters": sum(p.numel() for p in model.parameters())}
+    parameters = sum(p.numel() for p in model.parameters())
+    return {title: use[key] for key, title in LATENT.items()} | {"parameters, M": parameters / 1e6}
 
 
 def write_results(root: Path, runs: dict[str, list[Run]], report: dict[str, float]) -> None:
     """All tables and figures. runs: recipe -> its runs, one per seed; report: see Study."""
     uses = {name: [read_json(run.folder / "latent.json") for run in seeds] for name, seeds in runs.items()}
-    scores = {name: list(map(score_columns, seeds)) for name, seeds in runs.items()}
-    costs = {name: list(map(cost_columns, seeds, uses[name])) for name, seeds in runs.items()}
-    table = make_table(scores)
+    table = make_table({name: list(map(score_columns, seeds)) for name, seeds in runs.items()})
     if report:
         table = [[*row, f"{report[row[0]]:.3f}" if row[0] in report else ""] for row in table]
         table[0][-1] = "the report's average"
     write_table(root / "psnr", table)
-    write_table(root / "cost", make_table(costs))
-    write_latent(root, uses)
+    write_table(root / "cost", make_table({name: list(map(cost_columns, seeds)) for name, seeds in runs.items()}))
+    write_table(root / "latent", make_table(uses))
     print("PSNR in dB with z the prior's mean; mean ± standard deviation over the seeds.")
-    times = {name: [(cost["training, s"], score["validation"])
-                    for cost, score in zip(costs[name], scores[name], strict=True) if cost["training, s"]]
-             for name in runs}
-    draw_dots(times, "seconds of training", "validation PSNR (dB)", "Score over time", root / "time.png")
     for path in draw_curves([mean_run(name, seeds) for name, seeds in runs.items()], root / "curves"):
         print(f"Wrote {path}")
-
-
-def write_latent(root: Path, uses: dict[str, list[dict]]) -> None:
-    """The table of `latent_use` for every recipe or checkpoint, and the figure: score over variety."""
-    columns = {name: [{LATENT[key]: use[key] for key in LATENT} for use in seeds] for name, seeds in uses.items()}
-    write_table(root / "latent", make_table(columns))
-    points = {name: [(use["diversity"], use[key]) for use in seeds for key in ("psnr_prior", "psnr_sample")]
-              for name, seeds in uses.items()}
-    draw_dots(points, "diversity of samples (levels of 255)", "PSNR (dB)", "z: the prior's mean above its samples",
-              root / "variety.png")
 
 
 def score_columns(run: Run) -> dict[str, float | None]:
@@ -213,13 +199,13 @@ def score_columns(run: Run) -> dict[str, float | None]:
     }
 
 
-def cost_columns(run: Run, use: dict) -> dict[str, float | None]:
-    """Size and speed. Seconds of training alone are known for runs with --epoch_steps."""
+def cost_columns(run: Run) -> dict[str, float | None]:
+    """Seconds and speed. Seconds of training alone are known for runs with --epoch_steps."""
     flags, rates = run.settings, [row["frames_per_second"] for row in run.history]
     frames = (flags["epoch_steps"] or 0) * flags["batch_size"] * (flags["train_vi_len"] - 1)  # predicted in an epoch
     predicted = sum(s["frames"] - 1 for s in run.test["sequences"])
     return {
-        "parameters, M": use["parameters"] / 1e6, "training, s": sum(frames / rate for rate in rates) or None,
+        "training, s": sum(frames / rate for rate in rates) or None,
         "with validation, s": sum(row["seconds"] for row in run.history), "training, frames/s": np.mean(rates),
         "prediction, frames/s": predicted / run.test["seconds"],
     }
@@ -259,17 +245,6 @@ def mean_run(name: str, runs: list[Run]) -> Run:
     scores = {f"{i}/{key}": values for i, run in enumerate(runs) for key, values in run.scores.items()}
     return runs[0]._replace(name=name if len(runs) == 1 else f"{name}, {len(runs)} seeds", history=history,
                             scores=scores)
-
-
-def draw_dots(points: dict[str, list[tuple[float, float]]], xlabel: str, ylabel: str, title: str, path: Path) -> None:
-    """The points (x, y) of every recipe in one colour."""
-    figure, (axis,) = new_figure(size=(5, 3))
-    for i, (name, pairs) in enumerate(points.items()):
-        x, y = np.reshape(pairs, (-1, 2)).T
-        axis.plot(x, y, "o", color=COLORS[i % len(COLORS)], markersize=4, label=name)
-    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    figure.legend(frameon=False, loc="outside right upper", fontsize=7)
-    save_figure(figure, path)
 
 
 if __name__ == "__main__":

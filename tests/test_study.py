@@ -57,9 +57,8 @@ def test_the_study_of_kl_settings(dance, tmp_path, started):
     latent = read_table(root / "latent.csv")
     assert [row[0] for row in latent[1:]] == ["None", "Constant"] and latent[0][1] == "KL, nats a frame"
     cost = dict(zip(*read_table(root / "cost.csv")[:2], strict=True))
-    assert float(cost["training, s"].split()[0]) > 0 and float(cost["parameters, M"].split()[0]) > 0
+    assert float(cost["training, s"].split()[0]) > 0 and float(cost["prediction, frames/s"].split()[0]) > 0
     assert len(list((root / "curves").glob("*.png"))) == 8
-    assert (root / "time.png").stat().st_size > 5000 and (root / "variety.png").stat().st_size > 5000
 
     started.clear()
     (root / "Constant/seed5/metrics.csv").unlink()  # no epoch is done
@@ -86,7 +85,7 @@ def test_the_latent_of_given_checkpoints(dance, trained, tmp_path):
     result = run_inside("study.py", "latent", best, "--DR", dance, "--save_root", tmp_path / "use", "--device", "cpu")
     assert result.returncode == 0, result.stderr
     head, row = read_table(tmp_path / "use/latent.csv")
-    assert row[0] == str(best) and len(row) == len(head) and (tmp_path / "use/variety.png").is_file()
+    assert row[0] == str(best) and len(row) == len(head) and head[1] == "KL, nats a frame"
 
 
 @pytest.mark.parametrize("name", study.STUDIES)
