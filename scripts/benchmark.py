@@ -157,8 +157,8 @@ def launch(*command) -> float:
 def model_cases(data: Path, arch: str, precision: str, size: Size) -> list[Case]:
     """Training and rollouts of an architecture by the Trainer's own step and `predict`."""
     flags = [*PRESETS[arch].format(batch=size.batch).split(), "--num_epoch", "1", "--epoch_steps", "10000"]
-    place = ["--DR", str(data), "--save_root", str(data / "run"), "--precision", precision]
-    trainer = Trainer(parse_trainer([*place, *flags]))
+    place = ["--DR", str(data), "--save_root", str(data / "run"), "--cache_dir", str(data / "cache")]
+    trainer = Trainer(parse_trainer([*place, *flags, "--precision", precision]))
     batches, images = trainer.feed.batches(0), torch.zeros(size.part + 1, 3, HEIGHT, WIDTH, dtype=torch.uint8)
 
     def train() -> int:
