@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.model.checkpoint import model_from_checkpoint
+from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.layers import PictureNorm2d
 from modules.model.vae import VAE_Model
 
@@ -59,13 +59,15 @@ def test_names_and_shapes_are_the_course_templates():
 
 
 @pytest.fixture(scope="module")
-def template_checkpoint():
+def template_checkpoint(tmp_path_factory):
     """A checkpoint as the template writes it: five keys, and `optimizer` holds the weights."""
     torch.manual_seed(3)
     state = VAE_Model(F_dim=32, L_dim=8, N_dim=8, D_out_dim=32).state_dict()
     state["Generator.7.bias"] += torch.tensor([1.0, 0.0, -1.0])  # frames that leave [0, 1]
     state["label_transformation.2.running_mean"] += 5  # must not be used: the template never leaves training mode
-    return {"state_dict": state, "optimizer": state, "lr": 0.001, "tfr": 0.9, "last_epoch": 3}
+    path = tmp_path_factory.mktemp("template") / "epoch=3.ckpt"
+    torch.save({"state_dict": state, "optimizer": state, "lr": 0.001, "tfr": 0.9, "last_epoch": 3}, path)
+    return load_checkpoint(path)
 
 
 def test_sizes_of_a_template_checkpoint_are_read_from_its_weights(template_checkpoint):

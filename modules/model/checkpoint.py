@@ -56,10 +56,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     contents = read_file(path)
     state, found = find_weights(contents, path)
-    contents = contents | {"state_dict": state}
-    if not has_config(contents):
-        height, width = TEMPLATE_SIZE
-        found.append(f"no frame size is in it: {height}x{width}, or --frame_H and --frame_W")
+    config = contents.get("config")
+    if not isinstance(config, dict) or "frame_size" not in config:  # of another program
+        config = {"frame_size": TEMPLATE_SIZE}
+        found.append("no frame size is in it: {}x{}, or --frame_H and --frame_W".format(*TEMPLATE_SIZE))
+    contents = contents | {"state_dict": state, "config": config}
     if found:
         print(f"{path}: {'; '.join(found)}")
     if not is_whole(contents.get("last_epoch"), -1):
@@ -113,8 +114,7 @@ def find_weights(contents: dict[str, Any], path: Path) -> tuple[dict[str, Tensor
 
 def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, Any], tuple[int, int]]:
     """The arguments of VAE_Model and the frame size (H, W) that a checkpoint's weights are for."""
-    state = contents["state_dict"]
-    size = contents["config"]["frame_size"] if has_config(contents) else TEMPLATE_SIZE
+    state, size = contents["state_dict"], contents["config"]["frame_size"]
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(is_whole(x, 1, MAX_SIDE) for x in size):
         raise InputError(f"{path}: its frame_size is not two whole numbers of 1 … {MAX_SIDE}")
     for name, value in state.items():
@@ -129,11 +129,6 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
         return {"arch": arch, "prior": prior} | sizes, tuple(size)
     raise InputError(f"{path}: its weights are of no known architecture ({', '.join(ARCHITECTURES)}); found "
                      f"{listed(state)}")
-
-
-def has_config(contents: dict[str, Any]) -> bool:
-    """Whether a checkpoint's `config` is one of ours; other programs have theirs under this key."""
-    return isinstance(contents.get("config"), dict) and "frame_size" in contents["config"]
 
 
 def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[VAE_Model, tuple[int, int]]:
