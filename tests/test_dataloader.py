@@ -383,13 +383,17 @@ def test_a_missing_or_closed_home_has_its_cache_elsewhere(root, monkeypatch, cap
         monkeypatch.setenv(name, str(folder))
     monkeypatch.setattr("tempfile.tempdir", None)
     (root / "file").touch()
+    default_cache_dir.cache_clear()
     assert default_cache_dir().parent == root
     assert "--cache_dir" in capsys.readouterr().err
     assert len(make(root, cache_dir=None).frames) == 18
     with pytest.raises(InputError, match="cannot write the image cache.*--cache_dir"):
         make(root, cache_dir=root / "file" / "cache").decode()
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / "new"))
+    default_cache_dir.cache_clear()
     assert default_cache_dir() == root / "new" / "pose2video"
+    monkeypatch.undo()
+    default_cache_dir.cache_clear()
 
 
 def test_no_locks_and_no_reserving_of_space(root, monkeypatch, capsys):

@@ -25,8 +25,10 @@ from modules.progress import Progress
 from modules.runtime import InputError
 
 CACHE_VERSION = 3
+Reasons = dict[int, str]  # why images cannot be read, by place in their list
 
 
+@functools.cache
 def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/pose2video`, else `~/.cache/pose2video`; a temporary folder where that cannot be made."""
     try:
@@ -36,18 +38,13 @@ def default_cache_dir() -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: no home
         user = os.environ.get("USERNAME") or getattr(os, "getuid", str)()
         folder = Path(tempfile.gettempdir()) / f"pose2video-{user}"
-        print_once(f"no cache folder ({error}): decoded images go to {folder}; --cache_dir names another folder")
+        print(f"no cache folder ({error}): decoded images go to {folder}; --cache_dir names another", file=sys.stderr)
     return folder
-
-
-@functools.cache
-def print_once(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def cached_images(
     files: list[Path], height: int, width: int, cache_dir: Path, workers: int, name: str
-) -> tuple[np.ndarray, dict[int, str]]:
+) -> tuple[np.ndarray, Reasons]:
     """All images as one memory-mapped array (len(files), 3, height, width) uint8, and why images cannot be read, by
     place in the list: their rows are zeros. What is written into the array stays in this process."""
     folder = os.path.commonpath([file.absolute().parent for file in files])
@@ -90,9 +87,7 @@ def load_rows(path: Path, row: np.dtype, stamps: np.ndarray | None = None) -> np
     return rows if rows.dtype == row and (stamps is None or np.array_equal(rows["stamp"], stamps)) else None
 
 
-def rebuild(
-    path: Path, row: np.dtype, files: list[Path], stamps: np.ndarray, workers: int, name: str
-) -> dict[int, str]:
+def rebuild(path: Path, row: np.dtype, files: list[Path], stamps: np.ndarray, workers: int, name: str) -> Reasons:
     """Replace the array at `path` by one of these files: old rows that are current, all others decoded. Returns why
     images cannot be read, by place. After Ctrl-C or a signal, what was decoded until then is kept."""
     for leftover in path.parent.glob(f"{path.stem}.*.part"):  # of a process that was killed
@@ -100,14 +95,14 @@ def rebuild(
     part, old, stop = path.with_suffix(f".{secrets.token_hex(4)}.part"), load_rows(path, row), None
     # 16-bit images (top > 0) are decoded again: which value becomes 255 is decided for the whole list
     known = {} if old is None else {old["stamp"][i]: i for i in np.flatnonzero(old["top"] == 0)}
-    missing, faults = [i for i, file_stamp in enumerate(stamps) if file_stamp not in known], {}
+    missing = [i for i, file_stamp in enumerate(stamps) if file_stamp not in known]
     try:
         rows = np.lib.format.open_memmap(part, "w+", row, (len(files),))
         reserve(part)
         for i in set(range(len(files))).difference(missing):
             rows[i] = old[known[stamps[i]]]
         try:
-            decode(missing, files, rows, stamps, faults, workers, name)
+            faults = decode(missing, files, rows, stamps, workers, name)
         except (KeyboardInterrupt, SystemExit) as error:
             stop = error.with_traceback(None)  # the traceback would keep the array open: Windows could not move it
         del rows, old
@@ -131,11 +126,10 @@ def reserve(path: Path) -> None:
 
 
 def decode(
-    missing: list[int], files: list[Path], rows: np.ndarray, stamps: np.ndarray, faults: dict[int, str], workers: int,
-    name: str,
-) -> None:
+    places: list[int], files: list[Path], rows: np.ndarray, stamps: np.ndarray, workers: int, name: str
+) -> Reasons:
     """Decode the images at these places into their rows, in threads. A stamp is written once its row is complete."""
-    images, tops = rows["image"], rows["top"]
+    images, tops, faults = rows["image"], rows["top"], {}
 
     def read(i: int, top: int = 0) -> None:
         try:
@@ -145,9 +139,9 @@ def decode(
         else:
             rows["stamp"][i] = b"" if tops[i] > top else stamps[i]
 
-    with Progress(f"decode {name}", len(missing), "image", leave=False) as bar, ThreadPoolExecutor(workers) as pool:
+    with Progress(f"decode {name}", len(places), "image", leave=False) as bar, ThreadPoolExecutor(workers) as pool:
         try:
-            for _ in pool.map(read, missing):
+            for _ in pool.map(read, places):
                 bar.update()
             deep, top = np.flatnonzero(tops), int(tops.max())
             list(pool.map(read, deep, itertools.repeat(top)))  # one range of values for all images of the list
@@ -159,3 +153,4 @@ def decode(
     if not faults:
         size = f"{images.shape[2]}x{images.shape[3]}"
         print(f"Cached {len(files):,} images of {name} at {size}: {images.size / 1e6:.1f} MB")
+    return faults

@@ -1,17 +1,17 @@
-"""The range of pictures: files and caches hold uint8 0..255, models see float32 [0, 1]. Errors are on that range."""
+"""The range of images: files and caches hold uint8 0..255, models see float32 [0, 1]. Errors are on that range."""
 
 import torch
 from torch import Tensor
 
 
-def to_float(pictures: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """uint8 0..255 to float32 [0, 1]; float tensors pass unchanged."""
-    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
+def to_uint8(images: Tensor) -> Tensor:
     """float to uint8: clipped to [0, 1], then rounded to the nearest of 256 levels (never wrapped)."""
-    return pictures if pictures.dtype == torch.uint8 else (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
+    return images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def frame_mse(frames: Tensor, truth: Tensor) -> Tensor:
