@@ -1,30 +1,21 @@
 """The images and videos of predicted sequences, read back from the files."""
 
-import threading
 from functools import partial
+from threading import Event
 
 import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from conftest import check_error, noise_frames, run_inside
 from PIL import Image
 
 from modules.data.sequence import Sequence
 from modules.runtime import InputError
-from modules.show.panels import (
-    BORDER,
-    ERROR_FULL,
-    GREEN,
-    LINE,
-    PAPER,
-    RED,
-    SCALE,
-    Panels,
-    PredictedSequence,
-    error_map,
-)
-from modules.show.sequence import draw_validation, score_validation, sequence_files, write_files
+from modules.show.panels import BORDER, ERROR_FULL, GREEN, LINE, PAPER, RED, SCALE, Panels, PredictedSequence, error_map
+from modules.show.sequence import draw_validation, score_validation, sequence_files, to_images, write_files
+from modules.show.video import quantize, save_gif
 
 H, W, T = 8, 16, 7
 CELL_H, CELL_W = H * SCALE + 2 * BORDER, W * SCALE + 2 * BORDER
@@ -161,6 +152,35 @@ def test_a_video_that_cannot_be_played_is_one_line(script, predicted, tmp_path, 
     assert "a.mp4 is not written" in line and (tmp_path / "a.png").exists()
 
 
+def test_gifs_keep_every_frame_and_their_rate(tmp_path):
+    frames = noise_frames(9, 3, 8, 16)
+    frames[3] = frames[4] = frames[2]
+    save_gif(tmp_path / "a.gif", to_images(frames), frames_per_second=25)
+    shown = read_video(tmp_path / "a.gif")
+    assert shown.shape == (9, 8, 16, 3)
+    difference = np.abs(shown.astype(int) - frames.permute(0, 2, 3, 1).numpy())
+    assert difference.max() <= 1, "128 colours a frame fit into its palette; only the mark of equal frames may differ"
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.info["duration"] == 40 and gif.info["loop"] == 0
+
+
+def test_values_outside_the_range_are_clipped_not_wrapped():
+    frames = torch.tensor([-0.2, 1.3, 0.5, torch.nan])[:, None, None, None].expand(-1, 3, 8, 8)
+    assert [image.max() for image in to_images(frames)] == [0, 255, 128, 255]
+
+
+def test_palettes_are_as_good_as_pillows():
+    """Frames of many colours: smooth ones, as predictions are, of sides that are no power of two."""
+    y, x, t = np.meshgrid(np.linspace(0, 1, 36), np.linspace(0, 1, 52), np.arange(3), indexing="ij")
+    smooth = np.stack([np.sin(3 * x + t), np.cos(4 * y * x), 0.5 + 0.3 * np.sin(9 * y - t)], axis=-1)
+    frames = ((smooth + 1) * 127.5).astype(np.uint8).transpose(2, 0, 1, 3)
+    for palette, indices, frame in zip(*quantize(frames), frames, strict=True):
+        pillow = np.asarray(Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE).convert("RGB"))
+        errors = [((shown - frame.astype(float)) ** 2).mean() for shown in (palette[indices], pillow)]
+        assert len(np.unique(frame.reshape(-1, 3), axis=0)) > 256
+        assert errors[0] < 1.12 * errors[1], "at most 0.5 dB below it"
+
+
 def test_one_failure_does_not_stop_the_other_files(tmp_path, capsys):
     def fail(name):
         raise InputError(f"{name}: cannot be written")
@@ -174,7 +194,7 @@ def test_one_failure_does_not_stop_the_other_files(tmp_path, capsys):
 
 def test_writing_can_be_stopped(tmp_path):
     """The callback after each file may raise; tasks that have not begun are dropped."""
-    stopped, begun = threading.Event(), []
+    stopped, begun = Event(), []
 
     def task():
         begun.append(1)

@@ -69,7 +69,7 @@ def draw_test(
     results: sequence, frames (samples, T, 3, H, W), truth (T, 3, H, W) or None, PSNR (samples, T-1) or None. The first
     sample is shown. extra_gif: also root/pred_seq<name>.gif.
     """
-    tasks, figures = [], []
+    exact, tasks, figures = [], [], []
     for sequence, frames, truth, scores in results:
         folder = root / f"seq{sequence.name}"
         predicted = images_of(sequence, frames[0], truth, None if scores is None else scores[0].tolist())
@@ -78,12 +78,12 @@ def draw_test(
             gifs[folder / "ground_truth.gif"] = predicted.truth
         if extra_gif:
             gifs[root / f"pred_seq{sequence.name}.gif"] = predicted.prediction
-        tasks.append(partial(write_frames, folder / "frames.npz", predicted))
+        exact.append(partial(write_frames, folder / "frames.npz", predicted))
         tasks += sequence_files(predicted, folder / "panel", gifs, kind)
         if scores is not None and kind != "none":
             per_frame = {sequence.name: scores.mean(dim=0).tolist()}
             figures.append(partial(draw_scores, per_frame, folder / "psnr_per_frame.png", "sequence"))
-    write_files(tasks, figures)
+    write_files(exact + tasks, figures)
 
 
 def score_validation(
@@ -158,21 +158,21 @@ def write_files(
     """Run all tasks in threads, and the figures in this thread, since matplotlib is not made for several.
 
     One warning line for each kind of problem. InputError if a file could not be written, after all others have been.
-    on_file: called after each file; if it raises, what has not begun is left out.
+    on_file: called after each file. KeyboardInterrupt and SystemExit leave out the files that have not begun.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(cores)
-    try:
-        with Progress("images", len(tasks), "file", leave=False) as bar:
-            running = [pool.submit(attempt, task) for task in tasks]
+    with ThreadPoolExecutor(cores) as pool, Progress("images", len(tasks), "file", leave=False) as bar:
+        running = [pool.submit(attempt, task) for task in tasks]
+        try:
             results = [attempt(figure) for figure in figures]
             for done in as_completed(running):
                 results.append(done.result())
                 bar.update()
                 if on_file:
                     on_file()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        except (KeyboardInterrupt, SystemExit):  # not for a bug in one file: the others are written then
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for warning, count in Counter(warning for warning, _ in results if warning).items():
         print(f"warning: {warning}" + f" ({count} times)" * (count > 1), file=sys.stderr)
     failures = [failure for _, failure in results if failure]
