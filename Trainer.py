@@ -29,29 +29,24 @@ from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, sav
 from modules.model.vae import VAE_Model, architecture, frame_loss
 from modules.progress import Progress
 from modules.score.predict import predict
-from modules.show.board import Board
-from modules.show.curves import draw_schedules, draw_training
+from modules.show.curves import draw_training
 from modules.show.sequence import draw_validation, score_validation
 from modules.train.distributed import Ranks, join
 from modules.train.feed import Batch, Feed, largest_shift
-from modules.train.history import HISTORY_COLUMNS, TAGS, describe_environment
+from modules.train.history import HISTORY_COLUMNS, describe_environment
 from modules.train.optimizers import build_optimizers, clipped_step, update_ema
 from modules.train.resume import (
     EpochProgress,
     Start,
     Stops,
     check_finite,
-    check_history,
     claim_folder,
     find_start,
-    load_optimizer,
     reading,
     settings_of,
 )
-from modules.train.schedules import Schedules, data_share
 
 LOG_STEPS = 20  # steps between two reads of the numbers on the device
-COURSE_FRAMES = 23410  # training frames of the course, for --dry_run
 
 
 class Trainer:
@@ -89,11 +84,15 @@ class Trainer:
         contents, path = start.contents, start.path
         with reading(path):
             training, self.epoch = contents["training"], contents["last_epoch"] + 1
-            self.history = check_history(training["history"], self.epoch - 1)
+            self.history = training["history"]
+            if len(self.history) != self.epoch or any(set(row) != set(HISTORY_COLUMNS) for row in self.history):
+                raise ValueError("its history has other epochs or columns")
             self.best_psnr, within = training["best_psnr"], training.get("within")
             load_weights(self.model, training["weights"], path)
             for optimizer in self.optimizers:
-                load_optimizer(optimizer, contents["optimizer"][type(optimizer).__name__]["state"])
+                state = contents["optimizer"][type(optimizer).__name__]["state"]
+                # rates and the like are the flags', never the file's
+                optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
             if self.ema and training["averaged"]:
                 load_weights(self.ema, training["averaged"], path)
             where = ""
@@ -148,7 +147,6 @@ class Trainer:
         """Train from the current epoch to the last; after each, validate, draw and save."""
         args, main = self.args, self.ranks.main
         stops = Stops(args.save_minutes, self.ranks)
-        board = Board(self.root, TAGS, self.epoch) if args.tensorboard and main else None
         if main:
             write_json(self.root / "environment.json", describe_environment(self.device, self.dtype))
         with on_signal(stops.note):
@@ -157,8 +155,6 @@ class Trainer:
                 self.save_within(epoch, progress)
                 with stops.at_once(f"in the validation of epoch {epoch}"):
                     self.finish_epoch(epoch, progress)
-                    if board:
-                        board.write(self.history[-1], [sequence.name for sequence in self.validation])
         if main:
             print(f"Best validation PSNR {self.best_psnr:.3f} dB. Weights: {self.root / 'best.ckpt'}")
 
@@ -284,28 +280,8 @@ def new_model(args: argparse.Namespace) -> VAE_Model:
     return build_model(sizes, size, f"--arch {args.arch} with these sizes")
 
 
-def planned(args: argparse.Namespace) -> Schedules:
-    """The schedules of a run on the course's training frames, taken as one clip."""
-    windows = [int(COURSE_FRAMES * data_share(args, epoch)) // args.train_vi_len for epoch in range(args.num_epoch)]
-    return Schedules(args, [args.epoch_steps or max(1, count // args.batch_size) for count in windows])
-
-
-def dry_run(args: argparse.Namespace) -> None:
-    """Print the flags and write <save_root>/dry_run: schedules.csv and its curves. No data is read."""
-    print("\n".join(f"--{key} {value}" for key, value in sorted(settings_of(args).items())))
-    schedules, folder = planned(args), Path(args.save_root) / "dry_run"
-    rows = schedules.table()
-    write_text(folder / "schedules.csv", to_csv([list(rows[0]), *(row.values() for row in rows)]))
-    curves = draw_schedules(rows, folder)
-    print(schedules.describe())
-    print(f"These are for the course's {COURSE_FRAMES:,} training frames.")
-    print(f"Wrote {folder}: schedules.csv, {', '.join(curves)}. Nothing was trained.")
-
-
 def main(args: argparse.Namespace | None = None) -> None:
     args = args or parse_trainer()
-    if args.dry_run:
-        return dry_run(args)
     with join(args.device) as ranks, contextlib.ExitStack() as claimed:
         with ranks.main_first():
             if ranks.main:

@@ -6,7 +6,6 @@ imports torch: --help and an error in a flag need not wait for it.
 
 import argparse
 import difflib
-import importlib.util
 import os
 import shlex
 import sys
@@ -128,7 +127,7 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
 def add_shared(parser: argparse.ArgumentParser, checkpoints: str | None = None) -> None:
     """Flags that both programs use. checkpoints: how many --ckpt_path takes, as argparse's nargs."""
     add = parser.add_argument_group("both programs").add_argument
-    add("--DR", type=path_name, help="data set: the folder that holds train/, val/ and test/ (not for --dry_run)")
+    add("--DR", type=path_name, help="data set: the folder that holds train/, val/ and test/")
     add("--save_root", type=path_name, required=True, help="folder that everything is written to")
     add("--ckpt_path", type=path_name, nargs=checkpoints, metavar="CKPT",
         help="checkpoint. Tester: predict with it; with several, the mean of their predictions. Trainer: a checkpoint "
@@ -225,10 +224,6 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
     add("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
     add("--val_every", type=positive, default=1, help="epochs between two validations")
-    add("--tensorboard", action="store_true",
-        help="also write scalars, strips and curves for TensorBoard to --save_root/tensorboard")
-    add("--dry_run", action="store_true",
-        help="print the resolved flags and write the schedules' curves to --save_root/dry_run; no data")
     add("--save_minutes", type=positive_float, default=10.0,
         help="minutes between two saves within an epoch; last.ckpt is also written after every epoch")
 
@@ -286,12 +281,10 @@ def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
     args.frame_H, args.frame_W = args.frame_H or 32, args.frame_W or 64
     if args.posterior_end is None or ("posterior_share" in args.given and "posterior_end" not in args.given):
         args.posterior_end = args.posterior_share
-    if not args.DR and not args.dry_run:
+    if not args.DR:
         raise InputError("--DR is needed: the data set, the folder that holds train/, val/ and test/")
     if args.test and not args.ckpt_path:
         raise InputError("--test validates a checkpoint: give it with --ckpt_path")
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard: the package is not installed; run: pip install tensorboard")
     if args.tfr_rule == "interval" and args.tfr_sde < 1:
         raise InputError("--tfr_sde 0: with --tfr_rule interval it is a number of epochs; expected at least 1")
     if args.gpu > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sets it
@@ -342,7 +335,6 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
         (("kl_anneal_cycle", "kl_anneal_ratio"), args.kl_anneal_type != "Cyclical",
          f"with --kl_anneal_type {args.kl_anneal_type}"),
         (("fast_partial", "fast_train_epoch"), not args.fast_train, "without --fast_train"),
-        (("tensorboard",), args.test, "with --test, which writes no run"),
     )
     for names, idle, why in rules:
         if idle:

@@ -7,7 +7,7 @@ import sys
 
 from environment import call, make_environment
 
-PACKAGES = ("pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "selenium>=4.20", "tensorboard>=2.16")
+PACKAGES = ("pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "selenium>=4.20")
 
 if __name__ == "__main__":
     python = make_environment(*PACKAGES)

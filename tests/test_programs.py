@@ -15,8 +15,6 @@ from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.vae import Rollout, VAE_Model
 from modules.options import parse_trainer
 from modules.score.predict import predict
-from modules.show.curves import OF_A_RUN
-from modules.train.history import TAGS
 from modules.train.optimizers import build_optimizers
 from Trainer import Trainer
 
@@ -242,25 +240,6 @@ def test_report_rule_changes_target_with_the_coin(dance):
     assert mse.item() == pytest.approx(truth, rel=1e-5)
     (_, mse, _), _ = trainer.step(batch._replace(target_is_truth=False))
     assert mse.item() == pytest.approx(np.mean([((frames[:, 0] - 0.1) ** 2).mean().item(), 0.01, 0.01]), rel=1e-5)
-
-
-def test_tensorboard_holds_the_scalars_strips_and_curves(dance, tmp_path):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    flags = ["--preset", "template", "--num_epoch", 2, "--val_every", 2, "--device", "cpu", "--tensorboard",
-             "--store_visualization"]
-    result = run_inside("Trainer.py", "--DR", dance, "--save_root", tmp_path, *SMALL, *flags)
-    assert result.returncode == 0, result.stderr
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) == set(TAGS.values())
-    for column, tag in TAGS.items():
-        expected = {int(row["epoch"]): float(row[column]) for row in rows(tmp_path) if row[column]}
-        assert {event.step: event.value for event in events.Scalars(tag)} == pytest.approx(expected, rel=1e-5), tag
-    assert set(events.Tags()["images"]) == {f"curve/{name}" for name in OF_A_RUN} | {"strip/val0"}
-    (strip,) = events.Images("strip/val0")
-    with Image.open(tmp_path / "figures/val0_epoch=1.png") as image:
-        assert (strip.step, strip.width, strip.height) == (1, *image.size)
 
 
 def test_flags_of_the_template_that_do_nothing_are_named(dance, trained, tmp_path):

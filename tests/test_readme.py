@@ -1,6 +1,5 @@
 """README and docs/: files that they name exist, commands in them are taken, and code that they quote is the code."""
 
-import importlib.util
 import re
 import shlex
 
@@ -60,10 +59,3 @@ def test_quoted_step_is_the_code():
     code = iter([line.strip() for line in (ROOT / "Trainer.py").read_text(encoding="utf-8").splitlines()])
     quoted = re.search(r"```python\n(.*?)```", README, re.S).group(1).splitlines()
     assert not [line for line in quoted if line.strip() not in code]  # `in` moves on in the code: order counts too
-
-
-def test_page_of_flags_is_what_the_script_writes():
-    spec = importlib.util.spec_from_file_location("flags", ROOT / "scripts/flags.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert (ROOT / "docs/flags.md").read_text(encoding="utf-8") == script.markdown(), "run scripts/flags.py"

@@ -30,7 +30,6 @@ from modules.runtime import InputError
 MODEL_FLAGS = tuple(name for name in inspect.signature(VAE_Model).parameters if name != "levels")
 TEMPLATE_SIZE = (32, 64)  # frame height and width where a checkpoint does not say
 MAX_SIDE, MAX_COUNT = 1 << 14, 1 << 40  # of a frame in pixels; of epochs and steps
-LARGEST = 1e30  # of a number in the history
 OUTER_KEYS = ("state_dict", "model_state_dict", "model")  # of the dict that holds the weights
 WRAPPERS = ("module.", "_orig_mod.")  # put before the names of weights by DataParallel and torch.compile
 # beside the weights torch shall also let through flags and numpy's numbers
@@ -196,11 +195,6 @@ def is_real(value: Any) -> bool:
 def is_whole(value: Any, low: int = 0, high: int = MAX_COUNT) -> bool:
     """Whether a value is a whole number within [low, high]."""
     return type(value) is int and low <= value <= high
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is None, or a number that is not infinite (nan: the loss of an epoch without a finite step)."""
-    return value is None or (type(value) in (int, float) and not abs(value) > LARGEST)
 
 
 def is_plain(value: Any) -> bool:

@@ -91,13 +91,6 @@ def draw_scores(scores: dict[str, list[float]], path: Path, scored_on: str, trai
     draw_figure("psnr_per_frame", [run], path)
 
 
-def draw_schedules(rows: list[dict[str, float]], folder: Path) -> list[str]:
-    """The schedules of a run that has not started, a figure each. rows: a dict per epoch. Returns the files' names."""
-    for key, words in SCHEDULES.items():
-        save_figure(plot_column([Run("plan", folder, rows)], key, *words), folder / f"{key}.png")
-    return [f"{key}.png" for key in SCHEDULES]
-
-
 def draw_figure(name: str, runs: list[Run], path: Path) -> bool:
     """Write one of FIGURES. Returns whether the runs have numbers for it."""
     figure = FIGURES[name](runs)

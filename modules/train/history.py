@@ -5,36 +5,23 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-
-class Column(NamedTuple):
-    """A column of metrics.csv."""
-
-    meaning: str
-    tag: str | None  # in TensorBoard
-    needed: bool = True  # False: histories of earlier versions may lack it
-
-
 # one row per epoch, in the order of the file; means are over the epoch's training steps
 HISTORY_COLUMNS = {
-    "epoch": Column("0, 1, …", None),
-    "loss": Column("what is minimised, see --loss", "train/loss"),
-    "mse": Column("mean squared error of the predicted frames, range 1", "train/mse"),
-    "kl": Column("KL(q || p) in nats per frame, over the clips whose z is the posterior's", "train/kl"),
-    "beta": Column("weight of the KL term", "schedule/beta"),
-    "tfr": Column("teacher forcing ratio", "schedule/tfr"),
-    "posterior_share": Column(
-        "share of the clips whose z is the posterior's, in the last step", "schedule/posterior_share", needed=False
-    ),
-    "lr": Column("learning rate of the last step", "schedule/lr"),
-    "val_psnr": Column("mean PSNR of the validation in dB; empty where there was none", "validation/psnr"),
-    "seconds": Column("of training and validation", "speed/seconds"),
-    "frames_per_second": Column("predicted frames per second of training", "speed/frames_per_second", needed=False),
+    "epoch": "0, 1, …",
+    "loss": "what is minimised, see --loss",
+    "mse": "mean squared error of the predicted frames, range 1",
+    "kl": "KL(q || p) in nats per frame, over all clips",
+    "beta": "weight of the KL term",
+    "tfr": "teacher forcing ratio",
+    "posterior_share": "share of the clips whose z is the posterior's, in the last step",
+    "lr": "learning rate of the last step",
+    "val_psnr": "mean PSNR of the validation in dB; empty where there was none",
+    "seconds": "of training and validation",
+    "frames_per_second": "predicted frames per second of training",
 }
-TAGS = {name: column.tag for name, column in HISTORY_COLUMNS.items() if column.tag}
 
 
 def describe_environment(device: torch.device, dtype: torch.dtype) -> dict[str, str]:

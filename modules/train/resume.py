@@ -20,24 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from modules.files import lock_file
-from modules.model.checkpoint import (
-    MODEL_FLAGS,
-    check_frame_size,
-    is_number,
-    is_real,
-    load_checkpoint,
-    model_from_checkpoint,
-)
+from modules.model.checkpoint import MODEL_FLAGS, check_frame_size, load_checkpoint, model_from_checkpoint
 from modules.model.vae import VAE_Model
 from modules.runtime import InputError, on_signal
 from modules.train.distributed import Ranks
-from modules.train.history import HISTORY_COLUMNS
 
 # flags that cannot change when a run resumes, beside MODEL_FLAGS and the frame size
 FIXED = ("preset", "seed", "optim")
 # flags that change nothing that is learned
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
-        "test", "save_minutes", "tensorboard", "pictures", "ckpt_path")
+        "test", "save_minutes", "pictures", "ckpt_path")
 # flags that decide the steps of an epoch, with the number of clips that all processes train on in one step
 PLAN = ("train_vi_len", "windows", "random_start", "shift_down", "shift_right", "partial", "fast_train", "fast_partial",
         "fast_train_epoch", "epoch_steps")
@@ -239,32 +231,3 @@ def reading(path: str) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"{path}: cannot resume from it: its training part is damaged, of another version or missing "
                          f"({type(error).__name__}: {error})") from None
-
-
-def check_history(history: list[dict[str, Any]], last_epoch: int) -> list[dict[str, Any]]:
-    """The rows of metrics.csv of a checkpoint; ValueError if a number is missing. Earlier versions may lack what is not
-    `needed`."""
-    needed = {name for name, column in HISTORY_COLUMNS.items() if column.needed}
-    for row in history:
-        if not needed <= set(row) <= set(HISTORY_COLUMNS) or not all(map(is_number, row.values())):
-            raise ValueError("history")
-        if any(row[name] is None or math.isnan(row[name]) for name in ("beta", "tfr", "lr", "seconds")):
-            raise ValueError("history")
-    epochs = [row["epoch"] for row in history]
-    if epochs != sorted(set(map(int, epochs))) or (epochs and epochs[-1] != last_epoch):
-        raise ValueError("history")
-    return history
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
-    """Load an optimizer's state per parameter; ValueError if it does not fit. Its rates and the like are the flags',
-    never the file's."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = {"momentum"} if type(optimizer).__name__ == "Muon" else {"step", "exp_avg", "exp_avg_sq"}
-    for index, values in state.items():
-        shapes = {name: () if name == "step" else parameters[index].shape for name in names}
-        if index < 0 or {name: value.shape for name, value in values.items()} != shapes:
-            raise ValueError("optimizer")
-        if not all(is_real(value) and value.isfinite().all() for value in values.values()):
-            raise ValueError("optimizer")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
