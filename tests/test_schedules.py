@@ -10,7 +10,7 @@ from modules.train.schedules import (
     kl_annealing,
     kl_type,
     learning_rate,
-    spell,
+    summarize,
     teacher_forcing_ratio,
 )
 
@@ -83,7 +83,7 @@ def test_teacher_forcing_by_hand():
     assert table[100:] == [0.0] * 30, "never negative"
     start = [teacher_forcing_ratio(epoch, 1.0, 20, 0.05) for epoch in range(99)]
     assert start[:21] == [1.0] * 21 and start[21] == 0.95 and start[39] == 0.05 and start[40:] == [0.0] * 59
-    assert spell(start) == "1 until epoch 20, 0 from epoch 40"
+    assert summarize(start) == "1 until epoch 20, 0 from epoch 40"
 
 
 def test_ramps_longer_than_a_cycle_are_cut_off():
