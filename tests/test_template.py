@@ -99,3 +99,18 @@ def test_template_checkpoint_runs_as_the_template_runs_it(template_checkpoint):
                 last = reference.Generator(reference.Decoder_Fusion(image, label, noise[b : b + 1, t - 1]))
                 torch.testing.assert_close(frames[b, t - 1], last[0], rtol=1e-4, atol=1e-5)
     assert frames.min() < 0 and frames.max() > 1, "else this test could not see a clip"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_gradient_of_one_image_is_that_of_its_batch(batch):
+    """A wrong gradient of torch's instance_norm, for a batch of one in channels_last."""
+    torch.manual_seed(0)
+    norm, x, upstream = PictureNorm2d(4), torch.randn(batch, 4, 8, 16), torch.randn(batch, 4, 8, 16)
+    grads = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        norm.zero_grad()
+        inputs = x.clone().to(memory_format=layout).requires_grad_()
+        norm(inputs).backward(upstream.to(memory_format=layout))
+        grads.append([inputs.grad, norm.weight.grad.clone(), norm.bias.grad.clone()])
+    for contiguous, channels_last in zip(*grads, strict=True):
+        torch.testing.assert_close(channels_last, contiguous)
