@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import errno
-import functools
 import io
 import json
 import math
@@ -24,8 +23,7 @@ RETRY_SECONDS = (0.1, 0.3, 1, 3) if os.name == "nt" else ()
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a temporary file beside `path`, sync it, then move it there. InputError where that fails: the previous file
-    is unchanged."""
+    """Write a file beside `path`, sync it, then move it there. InputError if that fails: the old file is unchanged."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +50,11 @@ def sync(file: int) -> None:
 
 
 def move(source: Path, path: Path) -> None:
-    """Move a file to the place of another."""
+    """Move a file to the place of another, if need be at the last try."""
     for seconds in RETRY_SECONDS:
-        try:
+        with contextlib.suppress(PermissionError):
             return os.replace(source, path)
-        except PermissionError:
-            time.sleep(seconds)
+        time.sleep(seconds)
     return os.replace(source, path)
 
 
@@ -111,11 +108,8 @@ def finite(value: Any) -> Any:
 
 
 def lock_file(path: Path, wait: bool = False) -> contextlib.AbstractContextManager | None:
-    """Create `path` and lock it until the returned context ends, or the process does.
-
-    None if another process holds the lock; with `wait`, wait for it instead. On a drive without locks (some network
-    drives) a line says so and nobody is held off.
-    """
+    """Create `path` and lock it until the returned context ends, or the process does. None if another process holds the
+    lock; with `wait`, wait for it instead. On a drive without locks (some network drives) nobody is held off."""
     check_writable(path.parent)
     try:
         # not a soft lock: that is a file, which stays when its machine dies
@@ -123,11 +117,6 @@ def lock_file(path: Path, wait: bool = False) -> contextlib.AbstractContextManag
     except Timeout:
         return None
     except (OSError, NotImplementedError) as error:
-        warn_of_no_locks(path.parent, getattr(error, "strerror", None) or "not supported")
+        reason = getattr(error, "strerror", None) or "not supported"
+        print(f"warning: {path.parent}: no locks on this drive ({reason}); start no second run there", file=sys.stderr)
         return contextlib.nullcontext()
-
-
-@functools.cache
-def warn_of_no_locks(folder: Path, reason: str) -> None:
-    """Say once for a folder that nobody is held off from it."""
-    print(f"warning: {folder}: no locks on this drive ({reason}); start no second run there", file=sys.stderr)

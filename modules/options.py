@@ -239,9 +239,9 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     add("--make_gif", action="store_true", help="also write pred_seq<i>.gif to --save_root")
 
 
-def trainer_parser(preset: str = "best", add_help: bool = True) -> Parser:
+def trainer_parser(preset: str = "best") -> Parser:
     """Trainer.py's flags, with a preset's values as their defaults."""
-    parser = Parser("Trainer.py", "Train a conditional VAE that predicts video from poses.", COURSE_TRAINER, add_help)
+    parser = Parser("Trainer.py", "Train a conditional VAE that predicts video from poses.", COURSE_TRAINER)
     add_shared(parser)
     add_template_flags(parser)
     add_training(parser)
@@ -277,7 +277,9 @@ def parse(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
 
 def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
     """Trainer.py's flags, complete. The preset's values are defaults: a flag on the command line wins."""
-    args = parse(trainer_parser(find_preset(argv)), argv)
+    first = Parser("Trainer.py", "", frozenset(), add_help=False)
+    first.add_argument("--preset", default="best", **one_of(*PRESETS))
+    args = parse(trainer_parser(first.parse_known_args(argv)[0].preset), argv)
     args.frame_H, args.frame_W = args.frame_H or 32, args.frame_W or 64
     if args.posterior_end is None or ("posterior_share" in args.given and "posterior_end" not in args.given):
         args.posterior_end = args.posterior_share
@@ -307,17 +309,6 @@ def parse_tester(argv: list[str] | None = None) -> argparse.Namespace:
     if not args.ckpt_path:
         raise InputError("--ckpt_path is needed: the checkpoint to predict with, e.g. runs/best/best.ckpt")
     return args
-
-
-def find_preset(argv: list[str] | None) -> str:
-    """The preset that a command line names, before anything else in it is judged."""
-    parser = trainer_parser(add_help=False)
-    for action in parser._actions:
-        action.required = False
-    try:
-        return parser.parse_known_args(argv)[0].preset
-    except InputError:
-        return "best"  # the same error will be met again
 
 
 def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -20,10 +21,6 @@ import torch
 import Trainer
 from modules.runtime import run_program
 from modules.show.curves import draw_scores
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_at_call(kind: str, count: int) -> None:
@@ -37,7 +34,7 @@ def die_at_call(kind: str, count: int) -> None:
             return original(*arguments)
         if kind == "half":
             os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
-        die()
+        os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(os, name, call)
 
@@ -58,12 +55,8 @@ def start(folder: Path, flags: list[str], log: Path, prepare=lambda: None) -> in
     except SystemExit as stop:
         code = stop.code
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
 
 

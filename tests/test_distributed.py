@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -18,12 +17,12 @@ TINY = [*SMALL, "--arch", "template", "--device", "cpu", "--precision", "fp32", 
         "--ema", 0.5, "--lr", 1e-3, "--val_vi_len", 4, "--pictures", "none"]
 
 
-def torchrun(*flags):
+def torchrun(*flags, program="Trainer.py"):
     """Start two processes in a group of their own; their text is read at the end."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "Trainer.py"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", program]
     return subprocess.Popen(
-        [*command, *map(str, flags)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        [*map(str, [*command, *flags])], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )
 
 
@@ -63,32 +62,32 @@ def test_two_processes_give_the_numbers_of_one_with_the_whole_batch_and_one_resu
     assert len(load_checkpoint(tmp_path / "2/last.ckpt")["training"]["history"]) == 3
 
 
-@pytest.mark.parametrize("where, more", [
-    ("in epoch 0 after step", ["--epoch_steps", 100_000]),
-    ("in the validation of epoch 0", ["--epoch_steps", 1, "--val_vi_len", 100_000]),
-])
-def test_a_signal_to_torchrun_saves_once_and_one_process_resumes(dance, tmp_path, where, more):
-    """The second time during a validation that would take hours."""
-    if "validation" in where:
-        for kind in ("val_img", "val_label"):
-            first = sorted((dance / "val" / kind).iterdir())[0]
-            (tmp_path / "data/val" / kind).mkdir(parents=True)
-            for i in range(20_000):
-                os.link(first, tmp_path / f"data/val/{kind}/{i}.png")
-        os.symlink(dance / "train", tmp_path / "data/train")
-        dance = tmp_path / "data"
+SLOW = """
+import time, Trainer
+from modules.runtime import run_program
+step = Trainer.Trainer.step
+{} = lambda *arguments: (print("begun", flush=True), {})[1]
+run_program(Trainer.main)
+"""
+
+
+@pytest.mark.parametrize("slow, steps, where", [
+    (("Trainer.Trainer.step", "step(*arguments)"), 100_000, "in epoch 0 after step"),
+    (("Trainer.predict", "time.sleep(600)"), 3, "in the validation of epoch 0"),
+], ids=["steps", "validation"])
+def test_a_signal_to_torchrun_saves_once_and_one_process_resumes(dance, tmp_path, slow, steps, where):
+    """In an epoch that would take hours, or a validation that would take ten minutes."""
+    (tmp_path / "slow.py").write_text(SLOW.format(*slow))
     flags = ["--DR", dance, *TINY, "--num_epoch", 1, "--save_root", tmp_path / "run", "--batch_size", 1]
-    job = torchrun(*flags, *more, "--save_minutes", 1e-3)
-    while not (tmp_path / "run/last.ckpt").exists():
-        assert job.poll() is None, job.communicate()[1]
-        time.sleep(0.1)
-    time.sleep(1)
+    job = torchrun(*flags, "--epoch_steps", steps, program=tmp_path / "slow.py")
+    while "begun" not in (line := job.stdout.readline()):
+        assert line, job.communicate()[1]
     job.send_signal(signal.SIGTERM)
     result = finish(job)
     assert result.stdout.count(f"Stopped by SIGTERM {where}") == 1, result.stdout + result.stderr
     within = load_checkpoint(tmp_path / "run/last.ckpt")["training"]["within"]
     assert within["plan"]["batch"] == 2, "one batch of both"
-    again = run_inside("Trainer.py", *flags, "--epoch_steps", 3, "--val_vi_len", 4)
+    again = run_inside("Trainer.py", *flags, "--epoch_steps", 3)
     assert again.returncode == 0 and "at epoch 0, after step" in again.stdout, again.stderr
 
 

@@ -272,15 +272,16 @@ def test_a_step_that_is_not_finite_changes_nothing(dance, tmp_path, monkeypatch,
 
 
 def test_what_breaks_the_weights_stops_the_run_and_the_checkpoint_stays(dance, tmp_path, monkeypatch):
-    flags = ["--DR", dance, *TINY, "--num_epoch", 9, "--epoch_steps", 2, "--save_root", tmp_path, "--pictures", "none"]
+    flags = ["--DR", dance, *TINY, "--optim", "Adam", "--num_epoch", 9, "--save_root", tmp_path, "--pictures", "none"]
     with monkeypatch.context() as patch:
         break_steps(patch, range(3, 1000))
         patch.setattr("modules.train.resume.MAX_BAD_STEPS", 3)
-        check_error(run_inside("Trainer.py", *flags), "3 steps in a row", "last.ckpt was not changed", "--lr")
+        result = run_inside("Trainer.py", *flags, "--epoch_steps", 2)
+        check_error(result, "3 steps in a row", "last.ckpt was not changed", "--lr")
     assert [row[0] for row in rows(tmp_path)] == ["0", "1"], "the streak continues from one epoch to the next"
     before = (tmp_path / "last.ckpt").read_bytes()
-    result = run_inside("Trainer.py", *flags, "--lr", 1e9, "--warmup_steps", 0, "--lr_schedule", "constant")
-    check_error(result, "last.ckpt was not changed", "--lr")
+    more = ["--epoch_steps", 30, "--lr", 1e9, "--warmup_steps", 0, "--lr_schedule", "constant"]
+    check_error(run_inside("Trainer.py", *flags, *more), "last.ckpt was not changed", "--lr")
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
@@ -316,14 +317,14 @@ JUNK = [None, -1, 10**30, float("nan"), float("inf"), "", [], {}, True, 1e300, t
         torch.full((2, 2), float("nan")), torch.zeros(3, dtype=torch.complex64), [[[[]]]], {1: {2: {3: 4}}}]
 
 
-def test_100_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_path, monkeypatch, capsys):
+def test_50_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         signal_at(patch, TRAINER, "step", 6, signal.SIGTERM)
         assert run_inside("Trainer.py", *whole[0], "--save_root", tmp_path).returncode == 143
     trainer = TRAINER(parse_trainer([*map(str, whole[0]), "--save_root", str(tmp_path)]))
     original, path = torch.load(tmp_path / "last.ckpt", weights_only=True), str(tmp_path / "last.ckpt")
     rng, refused = random.Random(0), 0
-    for i in range(100):
+    for i in range(50):
         contents = copy_of(original)
         part = contents[rng.choice(["training", "training", "optimizer"])]
         container, key = rng.choice([*places(part), *[(contents, key) for key in contents]])
@@ -337,4 +338,4 @@ def test_100_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_p
         except InputError as error:
             assert path in str(error) or "finite" in str(error), (i, key, value)
             refused += 1
-    assert 20 < refused < 100
+    assert 10 < refused < 50
