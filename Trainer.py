@@ -160,7 +160,7 @@ class Trainer:
 
     def begin(self, epoch: int) -> EpochProgress:
         """The progress of an epoch whose first step is still to come."""
-        return EpochProgress.begin(self.args, self.feed.batch_size, self.feed.steps[epoch], self.streak)
+        return EpochProgress(self.feed.steps[epoch], torch.zeros(4, device=self.device), self.streak)
 
     def status(self, epoch: int, progress: EpochProgress) -> str:
         """The numbers behind the bar; the time that the whole run still needs leaves validations out."""

@@ -85,8 +85,6 @@ def test_a_signal_to_torchrun_saves_once_and_one_process_resumes(dance, tmp_path
     job.send_signal(signal.SIGTERM)
     result = finish(job)
     assert result.stdout.count(f"Stopped by SIGTERM {where}") == 1, result.stdout + result.stderr
-    within = load_checkpoint(tmp_path / "run/last.ckpt")["training"]["within"]
-    assert within["plan"]["batch"] == 2, "one batch of both"
     again = run_inside("Trainer.py", *flags, "--epoch_steps", 3)
     assert again.returncode == 0 and "at epoch 0, after step" in again.stdout, again.stderr
 

@@ -30,9 +30,6 @@ FIXED = ("preset", "seed", "optim")
 # flags that change nothing that is learned
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
         "test", "save_minutes", "pictures", "ckpt_path")
-# flags that decide the steps of an epoch, with the number of clips that all processes train on in one step
-PLAN = ("train_vi_len", "windows", "random_start", "shift_down", "shift_right", "partial", "fast_train", "fast_partial",
-        "fast_train_epoch", "epoch_steps")
 MAX_BAD_STEPS = 20  # in a row whose loss or gradient is not finite, until a run stops
 
 
@@ -117,18 +114,11 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 class EpochProgress:
     """How far an epoch has come: what its steps leave behind besides weights and optimizer."""
 
-    plan: dict[str, Any]  # the flags that decide its steps
     steps: int  # of the epoch
     sums: Tensor  # (4,): loss, mse and kl summed over the good steps, and the number of these
     streak: Tensor  # (): the latest steps in a row that were skipped because a number in them was not finite
     step: int = 0  # steps done
     seconds: float = 0.0  # of the steps done
-
-    @classmethod
-    def begin(cls, args: argparse.Namespace, batch: int, steps: int, streak: Tensor) -> "EpochProgress":
-        """An epoch of so many steps on `batch` clips each. streak: of the epoch before."""
-        plan = {name: getattr(args, name) for name in PLAN} | {"batch": batch}
-        return cls(plan, steps, torch.zeros(4, device=streak.device), streak)
 
     def add(self, means: Tensor, finite: Tensor, seconds: float) -> None:
         """Count a step. means: (3,) loss, mse, kl. finite: () bool, False if the step was skipped. seconds: of the
@@ -153,16 +143,13 @@ class EpochProgress:
         return dataclasses.asdict(self) | {"sums": self.sums.cpu(), "streak": int(self.streak)}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Continue from what `saved` gave; if the steps are others now, at the same share of the epoch."""
-        same = saved["plan"] == self.plan and saved["steps"] == self.steps
-        self.step = int(saved["step"]) if same else round(saved["step"] / saved["steps"] * self.steps)
+        """Continue from what `saved` gave; if the epoch has another number of steps now, at the same share of it."""
+        self.step = round(saved["step"] / saved["steps"] * self.steps)
         scale = self.step / saved["step"] if saved["step"] else 0.0
         self.sums = saved["sums"].float().to(self.sums.device) * scale
         self.streak, self.seconds = self.streak + int(saved["streak"]), float(saved["seconds"]) * scale
         if not (0 <= self.step <= self.steps and self.sums.shape == (4,) and self.sums.isfinite().all()):
             raise ValueError("progress")
-        if not same:
-            print(f"The steps of an epoch are others than before: resuming after step {self.step} of {self.steps}.")
 
 
 def check_finite(model: nn.Module, checkpoint: Path) -> None:
