@@ -317,7 +317,7 @@ JUNK = [None, -1, 10**30, float("nan"), float("inf"), "", [], {}, True, 1e300, t
         torch.full((2, 2), float("nan")), torch.zeros(3, dtype=torch.complex64), [[[[]]]], {1: {2: {3: 4}}}]
 
 
-def test_50_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_path, monkeypatch, capsys):
+def test_50_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         signal_at(patch, TRAINER, "step", 6, signal.SIGTERM)
         assert run_inside("Trainer.py", *whole[0], "--save_root", tmp_path).returncode == 143
@@ -326,16 +326,13 @@ def test_50_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_pa
     rng, refused = random.Random(0), 0
     for i in range(50):
         contents = copy_of(original)
-        part = contents[rng.choice(["training", "training", "optimizer"])]
-        container, key = rng.choice([*places(part), *[(contents, key) for key in contents]])
-        value = container[key]
+        container, key = rng.choice([*places(contents["training"]), *[(contents, key) for key in contents]])
         container[key] = rng.choice(JUNK)
         save_checkpoint(tmp_path / "last.ckpt", contents)
         try:
             loaded = load_checkpoint(path)
             trainer.resume(Start(path, loaded, model_from_checkpoint(loaded, path)[0], True))
-            trainer.train_epoch(1)
         except InputError as error:
-            assert path in str(error) or "finite" in str(error), (i, key, value)
+            assert path in str(error), (i, key)
             refused += 1
     assert 10 < refused < 50
