@@ -148,4 +148,5 @@ def test_a_run_says_first_what_it_will_do_and_then_does_it(trained):
         assert words in before, words
     written, schedules = read_history(folder / "metrics.csv"), plan("--preset", "template", "--num_epoch", 2, *SMALL)
     for column in ("beta", "tfr", "lr"):
-        assert [getattr(now, column) for now in schedules.table()] == pytest.approx([row[column] for row in written]), column
+        expected = [getattr(now, column) for now in schedules.table()]
+        assert [row[column] for row in written] == pytest.approx(expected), column
