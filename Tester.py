@@ -48,7 +48,7 @@ def main(args: argparse.Namespace | None = None) -> None:
         print(f"Not used in prediction, the checkpoint decides: {' '.join(f'--{name}' for name in args.unused)}")
     check_writable(root)
     if args.gt and not os.path.exists(args.gt):
-        raise InputError(f"--gt {args.gt}: not found; expected a folder of <i>/*.png or GT<i>.csv, or Kaggle's gt.csv")
+        raise InputError(f"--gt {args.gt}: not found; expected a folder of <i>/*.png or GT<i>.csv")
     device = pick_device(args.device)
     dtype = pick_precision(args.precision, device)
     models, (height, width) = load_models(args)

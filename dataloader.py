@@ -31,7 +31,8 @@ class Dataset_Dance(Dataset):
     root: the data set, nested or not. mode: "train", "val" or "test".
     train_vi_len: frames of one training window; val_vi_len: at most so many frames of a validation sequence.
     partial: the leading share of the training frames to use, (0, 1].
-    skip_bad: leave out, as cuts, images that have no partner or cannot be read; else an InputError names them.
+    skip_bad: leave out, as cuts, images that have no partner or cannot be read (all are decoded at once to know them);
+    else an InputError names them.
 
     "train": `frames` and `poses` are (N, 3, H, W) uint8, `clips` the [begin, end) runs without a cut; item i is the
     i-th non-overlapping window, a pair (train_vi_len, 3, H, W). "val" also has `sequences`, "test" has only these, and
@@ -54,12 +55,16 @@ class Dataset_Dance(Dataset):
         self.mode, self.train_vi_len, self.val_vi_len, self.partial = mode, train_vi_len, val_vi_len, partial
         self.size, self.cache_dir, self.skip_bad = (frame_H, frame_W), cache_dir, skip_bad
         self.workers = (os.cpu_count() or 1) if workers is None else max(1, workers)
-        self.folder, self.shares, self._constant = mode_folder(root, mode), {partial: "--partial"}, {}
+        self.folder = mode_folder(root, mode)
         if mode == "test":
             self._tests = find_tests(self.folder, skip_bad)
         else:
             self._pairs = paired_files(self.folder, mode, skip_bad)
             self._cut()
+        if skip_bad:
+            self.decode()
+        if mode == "train":
+            self.check_share(partial)
 
     def __len__(self) -> int:
         return len(self.windows(self.partial) if self.mode == "train" else self.sequences)
@@ -78,19 +83,14 @@ class Dataset_Dance(Dataset):
     def poses(self) -> Tensor:
         return self._images[1]
 
-    @property
-    def clips(self) -> list[tuple[int, int]]:
-        if self.skip_bad:
-            self.decode()  # only then it is known which images can be read
-        return self._clips
-
     def decode(self) -> None:
         """Decode all images, or map those that were. One InputError names all that cannot be read."""
         _ = self.sequences if self.mode == "test" else self._images
 
     def clips_within(self, partial: float) -> list[tuple[int, int]]:
         """The clips within the leading `partial` of the frames."""
-        return self._within(self.clips, partial)
+        limit = max(1, round(len(self._pairs) * partial))
+        return [(begin, min(end, limit)) for begin, end in self.clips if begin < limit]
 
     def windows(self, partial: float) -> Tensor:
         """The template's order: indices (n, train_vi_len) of non-overlapping windows, none across a cut."""
@@ -99,9 +99,8 @@ class Dataset_Dance(Dataset):
         return torch.tensor(starts, dtype=torch.long).reshape(-1, 1) + torch.arange(T)
 
     def check_share(self, partial: float, flag: str = "--partial") -> None:
-        """InputError if the leading `partial` of the frames holds no window of train_vi_len. Decodes nothing."""
-        self.shares[partial] = flag
-        longest = max(end - begin for begin, end in self._within(self._clips, partial))
+        """InputError if the leading `partial` of the frames holds no window of train_vi_len."""
+        longest = max((end - begin for begin, end in self.clips_within(partial)), default=0)
         if longest < self.train_vi_len:
             raise InputError(
                 f"{self.folder / 'train_img'}: the longest clip without a cut has {longest} frames ({flag} {partial}); "
@@ -109,44 +108,30 @@ class Dataset_Dance(Dataset):
             )
 
     def describe(self) -> str:
-        """One line: what there is, what of it is used, and, once decoded, how much of it shows nothing."""
-        if self.mode == "test":
-            lengths = [len(files.numbers) for files in self._tests]
-            listed = ", ".join(map(str, lengths[:6])) + (", …" if lengths[6:] else "")
-            return f"test: {counted(len(lengths), 'sequence')} of {listed} frames"
-        total, used = len(self._pairs), sum(stop - start for start, stop in self._spans)
-        place = counted(len(self._spans), "sequence")
+        """One line on train or val: what there is, and what of it is used."""
+        spans, place = self._spans, f"sequences: {len(self._spans)}"
         if self.mode == "train":
-            within = "" if self.partial == 1 else f" within the leading {self.partial:.0%}"
-            place = f"clips of at least {self.train_vi_len}{within}"
-        constant = [f"; {share:.1%} of the {kind} are constant" for kind, share in self._constant.items() if share]
-        return (f"{self.mode}: {counted(total, 'frame')} in {counted(len(self._clips), 'clip')}, {used:,} "
-                f"({used / total:.0%}) used: in {place}{''.join(constant)}")
+            spans = [(begin, end) for begin, end in self.clips_within(self.partial) if end - begin >= self.train_vi_len]
+            place = f"clips of at least {self.train_vi_len}"
+            place += "" if self.partial == 1 else f" within the leading {self.partial:.0%}"
+        total, used = len(self._pairs), sum(end - begin for begin, end in spans)
+        return (f"{self.mode}: {total:,} frames, clips without a cut: {len(self.clips):,}; "
+                f"{used:,} frames used ({used / total:.0%}), {place}")
 
     def _cut(self) -> None:
-        """Find the clips [begin, end) and the spans of them that are used, and check that there are any."""
-        self._clips, begin = [], 0
+        """Find the clips [begin, end), and the spans of them that are validation sequences."""
+        self.clips, begin = [], 0
         for _, keys in itertools.groupby(self._pairs, key=lambda key: key[0]):  # a clip lies in one folder
             numbers = [number for _, number in keys]
-            self._clips += [(begin + start, begin + stop) for start, stop in find_clips(numbers)]
+            self.clips += [(begin + start, begin + stop) for start, stop in find_clips(numbers)]
             begin += len(numbers)
-        if self.mode == "train":
-            for partial, flag in list(self.shares.items()):
-                self.check_share(partial, flag)
-            used = self._within(self._clips, self.partial)
-            self._spans = [(start, stop) for start, stop in used if stop - start >= self.train_vi_len]
-            return
         # sequences of val_vi_len frames without overlap; a shorter clip is one sequence
         length, self._spans = self.val_vi_len, []
-        for begin, end in self._clips:
+        for begin, end in self.clips:
             stops = [*range(begin + length, end + 1, length)] or [end]
             self._spans += [(max(begin, stop - length), stop) for stop in stops if stop - begin > 1]
-        if not self._spans:
+        if self.mode == "val" and not self._spans:
             raise InputError("the validation set has no two frames in a row; expected val/val_img/frame000000.png, …")
-
-    def _within(self, clips: list[tuple[int, int]], partial: float) -> list[tuple[int, int]]:
-        limit = max(1, round(len(self._pairs) * partial))
-        return [(begin, min(end, limit)) for begin, end in clips if begin < limit]
 
     def _decode(self, lists: dict[str, list[Path]]) -> tuple[list[Tensor], list[set[int]]]:
         """The images of every list, and the places in it that are to be skipped since they cannot be read."""
@@ -167,16 +152,11 @@ class Dataset_Dance(Dataset):
         names = [f"{self.mode}_img", f"{self.mode}_label"]
         images, skipped = self._decode(dict(zip(names, zip(*self._pairs.values(), strict=True), strict=True)))
         if any(skipped):
-            kept = [i for i in range(len(self._pairs)) if i not in set.union(*skipped)]
-            if not kept:
-                raise InputError(f"{self.folder}: no frame with a pose can be read; expected PNG images")
-            pairs = list(self._pairs.items())
+            pairs, kept = list(self._pairs.items()), sorted(set(range(len(self._pairs))).difference(*skipped))
             self._pairs, images = dict(pairs[i] for i in kept), [array[kept] for array in images]
             self._cut()
-        for kind, name, array in zip(("frames", "poses"), names, images, strict=True):
-            constant = find_constant(array, self.folder / name)
-            self._constant[kind] = len(constant) / len(array)
-        repeat_poses(images[1], constant, self._clips)
+        check_constant(images[0], self.folder / names[0])
+        repeat_poses(images[1], self.folder / names[1], self.clips)
         return tuple(images)
 
     @cached_property
@@ -192,34 +172,28 @@ class Dataset_Dance(Dataset):
         sequences, n = [], len(self._tests)
         for files, first, poses, broken in zip(self._tests, images, images[n:], skipped, strict=False):
             if not broken:  # a pose that cannot be read is blank
-                constant = find_constant(poses, self.folder / "test_label" / files.name)
-                repeat_poses(poses, constant, [(0, len(poses))])
+                repeat_poses(poses, self.folder / "test_label" / files.name, [(0, len(poses))])
                 sequences.append(Sequence(files.name, first, poses, files.numbers))
         if not sequences:
             raise InputError(f"{self.folder / 'test_img'}: no first frame can be read; expected PNG images")
         return sequences
 
 
-def find_constant(images: Tensor, folder: Path) -> list[int]:
+def check_constant(images: Tensor, folder: Path) -> list[int]:
     """Which images (N, 3, H, W) show one colour only; a warning if that is more than a few."""
     spreads = [part.flatten(2).amax(dim=2) - part.flatten(2).amin(dim=2) for part in images.split(4096)]  # (n, 3)
     constant = (torch.cat(spreads) <= CONSTANT).all(dim=1).nonzero().flatten().tolist()
-    count, share = len(constant), len(constant) / len(images)
+    count, share = len(constant), len(constant) / max(1, len(images))
     if share > FEW_SHARE and (count > FEW or count == len(images)):
         print(f"warning: {folder}: {count:,} of {len(images):,} images ({share:.0%}) show one colour only (transparent "
               "pixels are white); are they as they should be?", file=sys.stderr)
     return constant
 
 
-def repeat_poses(poses: Tensor, constant: list[int], clips: list[tuple[int, int]]) -> None:
+def repeat_poses(poses: Tensor, folder: Path, clips: list[tuple[int, int]]) -> None:
     """Replace blank poses by the previous pose of their clip [begin, end). Skipped if more than half of the images are
     constant: then the poses are not skeletons on a background."""
-    begins = {begin for begin, _ in clips}
-    if 2 * len(constant) <= len(poses):
-        for i in constant:
-            if i not in begins:
-                poses[i] = poses[i - 1]
-
-
-def counted(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
+    constant, begins = check_constant(poses, folder), {begin for begin, _ in clips}
+    for i in constant if 2 * len(constant) <= len(poses) else ():
+        if i not in begins:
+            poses[i] = poses[i - 1]

@@ -231,7 +231,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 def add_prediction(parser: argparse.ArgumentParser) -> None:
     """The Tester's own flags."""
     add = parser.add_argument_group("prediction").add_argument
-    add("--gt", type=path_name, help="true frames: a folder of <i>/*.png or GT<i>.csv, or Kaggle's gt.csv")
+    add("--gt", type=path_name, help="true frames: a folder of <i>/*.png or GT<i>.csv")
     add("--submission", action="store_true", help="write the course's submission.csv")
     add("--num_samples", type=natural, default=0, help="draw so many latents per sequence; 0: the prior's mean")
     add("--no_baselines", action="store_true",

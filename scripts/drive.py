@@ -17,7 +17,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from modules.data.layout import find_root
-from modules.data.pairing import list_images
+from modules.data.pairing import one_sequence
 from modules.data.reading import read_image
 from modules.files import read_json
 from modules.options import natural, unit_float
@@ -57,7 +57,7 @@ def drive(args: argparse.Namespace, new: Path) -> None:
     """Write the test sequences below the folder `new`."""
     root = find_root(args.DR)
     dancer, dancer_confidence, widths = read_dancer(root / "keypoints.json")
-    first = list_images(root / "train/train_img")[0]
+    first = min(one_sequence(root / "train/train_img").items())[1]
     image, first_pose = (Image.fromarray(read_image(path).transpose(1, 2, 0)) for path in (
         first, root / "train/train_label" / first.name))
     clips = read_clips(args.keypoints, args)

@@ -15,7 +15,6 @@ from conftest import ROOT, SMALL, check_error, run_inside, write_numbered, write
 from PIL import Image
 
 from dataloader import Dataset_Dance
-from modules.data.image_cache import cached_images
 from modules.data.reading import read_image
 from modules.data.truth import find_truth
 from modules.runtime import InputError
@@ -44,30 +43,15 @@ def png16(pixels):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("top", [255, 1023, 4095, 65535])
-def test_16_bits_lose_nothing_that_8_can_hold(tmp_path, channels, top):
+@pytest.mark.parametrize("top", [255, 65535])
+def test_16_bits_are_read_as_8(tmp_path, channels, top):
     values = np.linspace(0, top, 32).round().astype(int).reshape(4, 8, 1)
     pixels = values.repeat(channels, 2)
     if channels in (2, 4):
-        pixels[..., -1] = 65535 if top > 255 else 255  # opaque, at 16 and at 8 bits
+        pixels[..., -1] = 65535
     (tmp_path / "1.png").write_bytes(png16(pixels))
-    expected = np.rint(values * 255 / top).repeat(3, 2).transpose(2, 0, 1)
-    assert np.array_equal(read_image(tmp_path / "1.png", 4, 8), expected)
-
-
-def test_16_bit_images_of_a_list_share_one_range(tmp_path, capsys):
-    files = [tmp_path / f"{i}.png" for i in range(4)]
-
-    def levels(*values):
-        for path, value in zip(files, values, strict=True):
-            path.write_bytes(png16(np.full((4, 8, 1), value)))
-        images, faults = cached_images(files, 4, 8, tmp_path / "cache", 2, "x")
-        assert not faults
-        return images[:, 0, 0, 0].tolist()
-
-    assert levels(0, 200, 40_000, 65_535) == [0, 1, 156, 255], "200 of 65,535 is dark, though alone it is 200 of 255"
-    assert "0..65,535 are read as 0..255" in capsys.readouterr().out
-    assert levels(0, 200, 99, 1) == [0, 200, 99, 1], "without the brightest there is another range"
+    expected = values * (channels != 2) if top == 255 else values // 256  # of grey with alpha always the high byte
+    assert np.array_equal(read_image(tmp_path / "1.png", 4, 8), expected.repeat(3, 2).transpose(2, 0, 1))
 
 
 def lines(background, line):
@@ -130,13 +114,13 @@ def test_100_damaged_images_are_refused_in_one_line_or_read(tmp_path):
 
 @pytest.mark.parametrize("make, words", [
     (lambda path: path.write_bytes(png(100_000, 100_000)), "not a readable image"),
-    (lambda path: path.write_bytes(png(9_000, 9_000)), "claims 9000x9000 pixels"),
+    (lambda path: path.write_bytes(png(9_000, 9_000)), "not a readable image .Image size"),
     (lambda path: path.write_bytes(b""), "not a readable image"),
     (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not a readable image"),
     (lambda path: path.write_bytes(b"Pf\n8 4\n-1.0\n" + bytes(128)), "more than 8 bits a channel"),
     (lambda path: path.write_bytes(b"P5\n8 4\n65535\n" + bytes(64)), "more than 8 bits a channel"),
-    (lambda path: path.symlink_to("nowhere.png"), "cannot be read"),
-    (lambda path: path.symlink_to(path), "cannot be read"),
+    (lambda path: path.symlink_to("nowhere.png"), "not a readable image"),
+    (lambda path: path.symlink_to(path), "not a readable image"),
     (lambda path: path.symlink_to("/dev/zero"), "not a file"),
     (lambda path: path.mkdir(), "not a file"),
     (lambda path: os.mkfifo(path), "not a file"),
@@ -175,8 +159,8 @@ def test_odd_names_and_links_are_read(tmp_path):
 @pytest.mark.parametrize("text, words", [
     ("0.5 " * 99, "99 numbers"), ("", "0 numbers"), ("0.5 " * 287 + "nan", "values from"),
     ("0.5 " * 287 + "2", "values from"), ("0.5 " * 287 + "-1", "values from"), ("zero " * 288, "could not convert"),
-    ("\x00" * 100, "GT0.csv"), ("0.5 " * 1_000_000, "bytes; expected"),
-], ids=["few", "none", "nan", "above", "below", "words", "zeros", "huge"])
+    ("\x00" * 100, "GT0.csv"),
+], ids=["few", "none", "nan", "above", "below", "words", "zeros"])
 def test_hostile_true_frames_are_one_line(tmp_path, text, words):
     for number in range(3):
         write_picture(tmp_path / f"test/test_img/0/{number}.png", number)
@@ -185,15 +169,10 @@ def test_hostile_true_frames_are_one_line(tmp_path, text, words):
     (tmp_path / "GT0.csv").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=f"{words}.*3 x 3 x 4 x 8 numbers"):
         find_truth(tmp_path, str(tmp_path), sequences)
-    (tmp_path / "gt.csv").write_text("id,0\n" + text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"gt.csv: .*3 x 97 numbers in \[0, 255\]"):
-        find_truth(tmp_path, str(tmp_path / "gt.csv"), sequences)
     with pytest.raises(InputError, match="--gt .*nowhere: holds neither"):
         find_truth(tmp_path, str(tmp_path / "nowhere"), sequences)
     (tmp_path / "GT0.csv").write_text("0.5\n" * 288, encoding="utf-8")
     assert find_truth(tmp_path, str(tmp_path), sequences)[0].eq(0.5).all()
-    (tmp_path / "gt.csv").write_text("id,0\n" + "".join(f"{i},{','.join(['7'] * 96)}\n" for i in (0, 999, 2)))
-    assert find_truth(tmp_path, str(tmp_path / "gt.csv"), sequences)[0].eq(7).all()
 
 
 # the programs, a full disk, concurrent starts
@@ -229,8 +208,8 @@ def test_concurrent_starts_decode_once(tmp_path):
     write_numbered(tmp_path, "val", range(200), size=(64, 32))
     code = (
         "import sys, time; from pathlib import Path; import modules.data.image_cache as cache\n"
-        "original = cache.read_scaled\n"
-        "cache.read_scaled = lambda *a: [time.sleep(0.005)] and original(*a)\n"
+        "original = cache.read_image\n"
+        "cache.read_image = lambda *a: [time.sleep(0.005)] and original(*a)\n"
         f"files = sorted(Path({str(tmp_path / 'val/val_img')!r}).iterdir())\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         f"print(cache.cached_images(files, 4, 8, Path({str(tmp_path / 'cache')!r}), 1, 'x')[0][:, 0, 0, 0].tolist())"

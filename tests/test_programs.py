@@ -181,15 +181,6 @@ def write_2023(dance, folder):
         (folder / f"GT{i}.csv").write_text("\n".join(" ".join(f"{v:.8f}" for v in row.ravel()) for row in values))
 
 
-def write_kaggle(dance, path):
-    lines, row = ["id," + ",".join(map(str, range(1536)))], 0
-    for i in range(2):
-        for file in sorted((dance / f"test/test_gt/{i}").iterdir()):
-            lines.append(f"{row}," + ",".join(map(str, np.asarray(Image.open(file)).transpose(2, 0, 1).ravel())))
-            row += 1
-    path.write_text("\n".join(lines))
-
-
 def test_truth_is_read_in_every_form(dance, trained, tested, tmp_path):
     expected = json.loads((tested[0] / "metrics.json").read_text())["avg_psnr"]
     bare = tmp_path / "parent" / "bare"
@@ -200,9 +191,8 @@ def test_truth_is_read_in_every_form(dance, trained, tested, tmp_path):
     assert "No true frames for sequence 0, 1: predicted, not scored" in result.stdout
     assert "Your Result" not in result.stdout
 
-    write_kaggle(dance, tmp_path / "gt.csv")
     (tmp_path / "parent/Demo_Test").mkdir()
-    for extra in (["--gt", tmp_path / "gt.csv"], ["--gt", dance / "test/test_gt"], []):
+    for extra in (["--gt", dance / "test/test_gt"], []):
         if not extra:  # the last form is found beside the data set
             write_2023(dance, tmp_path / "parent/Demo_Test")
         assert run_inside("Tester.py", "--DR", bare, *flags, *extra).returncode == 0

@@ -7,38 +7,31 @@ process that has mapped the old array keeps it. A lock lets one process decode w
 
 import contextlib
 import errno
-import functools
 import hashlib
-import itertools
 import os
 import secrets
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from modules.data.reading import read_scaled
+from modules.data.reading import read_image
 from modules.files import lock_file
 from modules.progress import Progress
 from modules.runtime import InputError
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 Reasons = dict[int, str]  # why images cannot be read, by place in their list
 
 
-@functools.cache
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/pose2video`, else `~/.cache/pose2video`; a temporary folder where that cannot be made."""
+    """`$XDG_CACHE_HOME/pose2video`, else `~/.cache/pose2video`; in the temporary folder where that cannot be made."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pose2video"
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home
-        user = os.environ.get("USERNAME") or getattr(os, "getuid", str)()
-        folder = Path(tempfile.gettempdir()) / f"pose2video-{user}"
-        print(f"no cache folder ({error}): decoded images go to {folder}; --cache_dir names another", file=sys.stderr)
+    except (OSError, RuntimeError):  # RuntimeError: no home
+        folder = Path(tempfile.gettempdir()) / "pose2video"
     return folder
 
 
@@ -49,7 +42,7 @@ def cached_images(
     place in the list: their rows are zeros. What is written into the array stays in this process."""
     folder = os.path.commonpath([file.absolute().parent for file in files])
     path = Path(cache_dir) / f"{digest(f'{CACHE_VERSION} {height} {width} {folder}')}.npy"
-    row = np.dtype([("image", np.uint8, (3, height, width)), ("stamp", "S30"), ("top", np.uint16)])
+    row = np.dtype([("image", np.uint8, (3, height, width)), ("stamp", "S30")])
     stamps, faults = np.array([stamp(file) for file in files], "S30"), {}
     rows = load_rows(path, row, stamps)
     try:
@@ -89,29 +82,23 @@ def load_rows(path: Path, row: np.dtype, stamps: np.ndarray | None = None) -> np
 
 def rebuild(path: Path, row: np.dtype, files: list[Path], stamps: np.ndarray, workers: int, name: str) -> Reasons:
     """Replace the array at `path` by one of these files: old rows that are current, all others decoded. Returns why
-    images cannot be read, by place. After Ctrl-C or a signal, what was decoded until then is kept."""
+    images cannot be read, by place."""
     for leftover in path.parent.glob(f"{path.stem}.*.part"):  # of a process that was killed
         leftover.unlink(missing_ok=True)
-    part, old, stop = path.with_suffix(f".{secrets.token_hex(4)}.part"), load_rows(path, row), None
-    # 16-bit images (top > 0) are decoded again: which value becomes 255 is decided for the whole list
-    known = {} if old is None else {old["stamp"][i]: i for i in np.flatnonzero(old["top"] == 0)}
+    part, old = path.with_suffix(f".{secrets.token_hex(4)}.part"), load_rows(path, row)
+    known = {} if old is None else {file_stamp: i for i, file_stamp in enumerate(old["stamp"])}
     missing = [i for i, file_stamp in enumerate(stamps) if file_stamp not in known]
     try:
         rows = np.lib.format.open_memmap(part, "w+", row, (len(files),))
         reserve(part)
         for i in set(range(len(files))).difference(missing):
             rows[i] = old[known[stamps[i]]]
-        try:
-            faults = decode(missing, files, rows, stamps, workers, name)
-        except (KeyboardInterrupt, SystemExit) as error:
-            stop = error.with_traceback(None)  # the traceback would keep the array open: Windows could not move it
-        del rows, old
+        faults = decode(missing, files, rows, stamps, workers, name)
+        del rows, old  # Windows moves no open file
         os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-    if stop:
-        raise stop
     return faults
 
 
@@ -129,28 +116,22 @@ def decode(
     places: list[int], files: list[Path], rows: np.ndarray, stamps: np.ndarray, workers: int, name: str
 ) -> Reasons:
     """Decode the images at these places into their rows, in threads. A stamp is written once its row is complete."""
-    images, tops, faults = rows["image"], rows["top"], {}
+    images, faults = rows["image"], {}
 
-    def read(i: int, top: int = 0) -> None:
+    def read(i: int) -> None:
         try:
-            images[i], tops[i] = read_scaled(files[i], *images.shape[2:], top)
+            images[i] = read_image(files[i], *images.shape[2:])
+            rows["stamp"][i] = stamps[i]
         except InputError as error:
             faults[i] = str(error).removeprefix(f"{files[i]}: ").partition("; expected")[0]
-        else:
-            rows["stamp"][i] = b"" if tops[i] > top else stamps[i]
 
     with Progress(f"decode {name}", len(places), "image", leave=False) as bar, ThreadPoolExecutor(workers) as pool:
         try:
             for _ in pool.map(read, places):
                 bar.update()
-            deep, top = np.flatnonzero(tops), int(tops.max())
-            list(pool.map(read, deep, itertools.repeat(top)))  # one range of values for all images of the list
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    if len(deep):
-        print(f"{name}: {len(deep):,} images have 16 bits a channel; their values 0..{top:,} are read as 0..255")
     if not faults:
-        size = f"{images.shape[2]}x{images.shape[3]}"
-        print(f"Cached {len(files):,} images of {name} at {size}: {images.size / 1e6:.1f} MB")
+        print(f"Cached {len(files):,} images of {name}, {images.size / 1e6:.1f} MB")
     return faults

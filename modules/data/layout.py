@@ -55,15 +55,9 @@ def mode_folder(root: str | Path, mode: str) -> Path:
     return layout_of(data, mode) or data / mode
 
 
-def has_training(root: str | Path) -> bool:
-    """Whether the data set has training images."""
-    return layout_of(find_root(root), "train") is not None
-
-
 def truth_places(root: str | Path) -> list[Path]:
     """Where the true frames of test sequences may lie, the nearest first."""
-    data = find_root(root)
-    beside = (data, data.absolute().parent, Path(root).absolute().parent, Path.cwd())
+    beside = (find_root(root), find_root(root).absolute().parent, Path(root).absolute().parent, Path.cwd())
     return [mode_folder(root, "test") / "test_gt", *(place / "Demo_Test" for place in beside)]
 
 
@@ -88,15 +82,14 @@ def paired_files(folder: Path, mode: str, skip_bad: bool) -> dict[Key, tuple[Pat
 def find_tests(folder: Path, skip_bad: bool) -> list[SequenceFiles]:
     """The test sequences, one per folder of test_label, numbers first. What is left out or filled in is printed."""
     labels, images, faults, sequences = folder / "test_label", folder / "test_img", Faults(), []
-    places = subfolders(labels)
-    for place in places:
+    for place in subfolders(labels):
         try:
             sequences.append(sequence_files(images / place.name, place))
         except InputError as error:
             faults.add(place, str(error).removeprefix(f"{place}: "))
-    unused = [path.name for path in subfolders(images) if labels / path.name not in places]
+    unused = [path.name for path in subfolders(images) if not (labels / path.name).is_dir()]
     if unused:
-        print(f"{images}: without poses in test_label, left out: {', '.join(unused[:5])}{' …' if unused[5:] else ''}")
+        print(f"{images}: left out, since test_label has no such folder: {', '.join(unused)}")
     faults.settle(skip_bad, TEST_LAYOUT)
     if not sequences:
         raise InputError(f"{labels}: no test sequence; expected {TEST_LAYOUT}")

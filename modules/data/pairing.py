@@ -23,28 +23,25 @@ class Faults:
     """Faults of files, collected so that one message names all of them."""
 
     def __init__(self):
-        self.files: dict[tuple[Path, str], list[tuple[str, str]]] = {}  # names and details by folder and kind
+        self.files: dict[tuple[Path, str], list[str]] = {}  # by folder and kind: the first fault, then the files' names
 
     def add(self, path: Path, fault: str) -> None:
         """fault: its kind, and after " (" a detail, of which only the first is shown."""
-        kind, mark, detail = fault.partition(" (")
-        self.files.setdefault((path.parent, kind), []).append((path.name, mark + detail))
+        self.files.setdefault((path.parent, fault.partition(" (")[0]), [fault]).append(path.name)
 
     def __str__(self) -> str:
         parts = []
-        for (folder, kind), files in self.files.items():
-            names = ", ".join(name for name, _ in files[:NAMED])
-            count = f", …: {len(files):,} times" if len(files) > NAMED else ":"
-            parts.append(f"{folder / names}{count} {kind}{files[0][1]}")
+        for (folder, _), (fault, *names) in self.files.items():
+            count = f", …: {len(names):,} times" if len(names) > NAMED else ":"
+            parts.append(f"{folder / ', '.join(names[:NAMED])}{count} {fault}")
         return "; ".join(parts)
 
     def settle(self, skip: bool, expected: str) -> None:
         """Raise InputError if there are any, or, with `skip`, print what is left out."""
-        if not self.files:
-            return
-        if not skip:
+        if self.files and not skip:
             raise InputError(f"{self}; expected {expected}; --skip_bad leaves out such files")
-        print(f"--skip_bad leaves out {sum(map(len, self.files.values())):,}: {self}")
+        if self.files:
+            print(f"--skip_bad leaves out {sum(len(names) for _, *names in self.files.values()):,}: {self}")
 
 
 def visible(name: str) -> bool:
@@ -107,11 +104,6 @@ def one_sequence(folder: Path) -> dict[int, Path]:
     if faults.files:
         raise InputError(f"{faults}; expected {EXPECTED}")
     return {number: path for (_, number), path in images.items()}
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The images of one sequence in the order of their numbers."""
-    return list(one_sequence(folder).values())
 
 
 def find_clips(numbers: list[int]) -> list[tuple[int, int]]:

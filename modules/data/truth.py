@@ -1,7 +1,6 @@
-"""Find and read the true frames of test sequences, in each of the forms that the course has used.
+"""Find and read the true frames of test sequences, in the two forms of the course.
 
-test/test_gt/<i>/*.png; Demo_Test/GT<i>.csv (2023: numbers in [0, 1] between white space, T x 3 x H x W);
-Kaggle's gt.csv (2024/25: a header, then per frame an id and its pixels 0..255, sequence after sequence).
+test/test_gt/<i>/*.png; Demo_Test/GT<i>.csv (numbers in [0, 1] between white space, T x 3 x H x W).
 """
 
 from pathlib import Path
@@ -16,28 +15,22 @@ from modules.data.pairing import one_sequence
 from modules.data.sequence import Sequence
 from modules.runtime import InputError
 
-MAX_CHARACTERS = 64  # of one number in a text file, the space after it included
-
 
 def find_truth(
     root: str, given: str | None, sequences: list[Sequence], cache_dir: str | None = None, workers: int = 1
 ) -> list[Tensor | None]:
     """True frames of every sequence, (T, 3, H, W), the first frame included; None where there are none.
 
-    given: --gt, a folder or gt.csv. Otherwise `<root>/test/test_gt`, then Demo_Test beside the data set or in the
+    given: --gt, a folder. Otherwise `<root>/test/test_gt`, then Demo_Test beside the data set or in the
     working directory. cache_dir: for decoded images; workers: threads that decode.
     """
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
-    if given is not None and Path(given).is_file():
-        lengths, shape = [len(sequence.poses) for sequence in sequences], sequences[0].poses.shape[1:]
-        rows = read_numbers(Path(given), (sum(lengths), 1 + shape.numel()), top=255, header=True)
-        return list(rows[:, 1:].round().to(torch.uint8).reshape(-1, *shape).split(lengths))
     for folder in truth_places(root) if given is None else [Path(given)]:
         truth = [read_truth(folder, sequence, cache, workers) for sequence in sequences]
         if any(frames is not None for frames in truth):
             return truth
     if given is not None:
-        raise InputError(f"--gt {given}: holds neither <i>/*.png nor GT<i>.csv for any test sequence, nor is it gt.csv")
+        raise InputError(f"--gt {given}: holds neither <i>/*.png nor GT<i>.csv of a test sequence")
     return [None] * len(sequences)
 
 
@@ -46,25 +39,18 @@ def read_truth(folder: Path, sequence: Sequence, cache: Path, workers: int) -> T
     path = folder / f"GT{sequence.name}.csv"
     if (folder / sequence.name).is_dir():
         return read_images(folder / sequence.name, sequence, cache, workers)
-    return read_numbers(path, sequence.poses.shape, top=1) if path.is_file() else None
+    return read_numbers(path, sequence.poses.shape) if path.is_file() else None
 
 
 def read_images(folder: Path, sequence: Sequence, cache: Path, workers: int) -> Tensor:
     """True frames from images, each paired with the pose of its number; the given frame may be missing."""
     files, T, numbers = one_sequence(folder), len(sequence.poses), sequence.numbers
-    if set(numbers).isdisjoint(files):
-        if len(files) != T:
-            raise InputError(f"{folder}: {len(files)} true frames; expected {T}, one per pose, with the poses' numbers")
-        print(f"{folder}: no frame has the number of a pose; true frames and poses are paired in order")
-        numbers = list(files)
     missing = [number for number in numbers[1:] if number not in files]
     if missing:
         raise InputError(
             f"{folder}: {len(files)} true frames, but {len(missing)} poses have none (number {missing[0]} …); "
             f"expected {T}, one per pose, with the poses' numbers"
         )
-    if len(files) > T:
-        print(f"{folder}: {len(files) - T} true frames without a pose are not used")
     paths = [files[number] for number in numbers if number in files]
     name, size = f"{folder.parent.name}/{folder.name}", sequence.poses.shape[2:]
     images, broken = cached_images(paths, *size, cache, workers, name)
@@ -75,22 +61,15 @@ def read_images(folder: Path, sequence: Sequence, cache: Path, workers: int) -> 
     return frames if len(frames) == T else torch.cat([sequence.frames[:1], frames])  # the given frame is never scored
 
 
-def read_numbers(path: Path, shape: tuple[int, ...], top: int, header: bool = False) -> Tensor:
-    """A text file of numbers 0..top (but for the first of a row, with `header`) as float32 of this shape."""
-    expected = f"expected {' x '.join(map(str, shape))} numbers in [0, {top}]"
+def read_numbers(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A text file of numbers in [0, 1] as float32 of this shape."""
+    expected = f"expected {' x '.join(map(str, shape))} numbers in [0, 1]"
     try:
-        if path.stat().st_size > MAX_CHARACTERS * np.prod(shape) + 1_000_000:  # it is not read into memory
-            raise InputError(f"{path}: {path.stat().st_size:,} bytes; {expected}")
-        text = path.read_text(encoding="utf-8")
-        text = text.partition("\n")[2].replace(",", " ") if header else text
-        values = np.array(text.split(), dtype=np.float32)
+        values = np.array(path.read_text(encoding="utf-8").split(), dtype=np.float32)
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: {error}; {expected}") from None
     if values.size != np.prod(shape):
         raise InputError(f"{path}: {values.size:,} numbers; {expected}")
-    values = values.reshape(shape)
-    checked = values[:, 1:] if header else values
-    if not np.isfinite(checked).all() or checked.min() < -1e-6 or checked.max() > top + 1e-6:
-        raise InputError(f"{path}: values from {checked.min()} to {checked.max()}; {expected}")
-    checked.clip(0, top, out=checked)
-    return torch.from_numpy(values)
+    if not ((values >= -1e-6) & (values <= 1 + 1e-6)).all():  # nor nan
+        raise InputError(f"{path}: values from {values.min()} to {values.max()}; {expected}")
+    return torch.from_numpy(values.clip(0, 1).reshape(shape))

@@ -15,7 +15,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from modules.data.pairing import find_clips, frame_number, list_images
+from modules.data.pairing import find_clips, one_sequence
 from modules.data.reading import read_image
 from modules.runtime import InputError
 
@@ -48,9 +48,9 @@ class Video(NamedTuple):
 def open_video(path: Path) -> Video:
     """Find the size and the times of all frames. InputError for what is no video."""
     if path.is_dir():
-        files = list_images(path)
+        numbered = one_sequence(path)
+        files, begins = list(numbered.values()), [begin for begin, _ in find_clips(list(numbered))]
         _, height, width = read_image(files[0]).shape
-        begins = [begin for begin, _ in find_clips([frame_number(file) for file in files])]
         video = Video(path, files, height, width, np.arange(len(files)) / FOLDER_RATE, frozenset(begins[1:]))
     elif path.is_file():
         video = probe(path)

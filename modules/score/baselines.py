@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataloader import Dataset_Dance
-from modules.data.layout import has_training
+from modules.data.layout import mode_folder
 from modules.data.pixels import to_float
 from modules.data.sequence import Sequence
 from modules.score.metrics import all_scores, average, score, table_cells
@@ -134,6 +134,6 @@ def warn_if_below_first_frame(psnr: dict[str, float], truth: dict[str, Tensor]) 
 
 def training_set(root: str, height: int, width: int, **options) -> Dataset_Dance | None:
     """The training set at the size of the test; None without DR/train. options: of Dataset_Dance."""
-    if not has_training(root):
+    if not (mode_folder(root, "train") / "train_img").is_dir():
         return None
     return Dataset_Dance(root, "train", height, width, train_vi_len=1, **options)
