@@ -39,8 +39,10 @@ class PictureNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # torch 2.14 computes a wrong gradient of F.instance_norm for a batch of one in channels_last
-        return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+        # not F.instance_norm: in channels_last torch 2.14 computes a wrong gradient for a batch of one
+        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
+        weight, bias = self.weight[:, None, None], self.bias[:, None, None]
+        return (x - mean) * torch.rsqrt(variance + self.eps) * weight + bias
 
 
 class Residual(nn.Module):
