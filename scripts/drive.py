@@ -27,8 +27,6 @@ from modules.pose.retarget import find_standing, fit_to
 from modules.pose.skeleton import draw_poses
 from modules.runtime import InputError, run_program
 
-PROGRAM = "drive"
-
 
 def read_dancer(file: Path) -> tuple[np.ndarray, float, tuple[float, float]]:
     """The dancer's joints (T, J, 3) in pixels of the training frames, the least confidence of joints that are drawn,
@@ -46,7 +44,7 @@ def read_dancer(file: Path) -> tuple[np.ndarray, float, tuple[float, float]]:
 
 def read_clips(paths: list[Path], args: argparse.Namespace) -> list[np.ndarray]:
     """The person's joints (T, J, 3) of every clip."""
-    clips = [follow(read_keypoints(path), args.min_confidence, numbers=args.person) for path in paths]
+    clips = [follow(read_keypoints(path), args.min_confidence, number=args.person) for path in paths]
     for path, clip in zip(paths, clips, strict=True):
         if len(clip) < 2 or not clip[..., 2].any():
             raise InputError(f"{path}: {len(clip)} frames, in none a person; expected a clip of a person")
@@ -75,8 +73,7 @@ def drive(args: argparse.Namespace, new: Path) -> None:
         for t, pose in enumerate(draw_poses(joints, args.min_confidence, image.height, image.width, widths)):
             (pose if t else first_pose).save(label / f"frame{t:06d}.png")  # the first belongs to the given frame
         image.save(given / "frame000000.png")
-        absent = int((~joints[..., 2].any(axis=1)).sum())
-        print(f"{args.keypoints[index]}: sequence {index}, {len(joints)} frames, {absent} of them without a person")
+        print(f"{args.keypoints[index]}: sequence {index}, {len(joints)} frames")
 
 
 def main() -> None:
@@ -90,11 +87,10 @@ def main() -> None:
         "longer clips of the same camera; by default all of OTHER")
     add("--out", type=Path, required=True, metavar="DRIVEN", help="folder for the test sequences; new or empty")
     add("--no_fit", action="store_true", help="take the keypoints as they are, as pixels of the dancer's frames")
-    add("--person", type=natural, nargs=1, default=[], metavar="I", help="whom to follow, see import_video.py")
+    add("--person", type=natural, metavar="I", help="whom to follow, see import_video.py")
     add("--min_confidence", type=unit_float, default=0.3, metavar="C", help="joints below are left out (%(default)s)")
-    add("--overwrite", action="store_true", help="replace what this script wrote into DRIVEN before")
     args = parser.parse_args()
-    with new_dataset(args.out, PROGRAM, args.overwrite, vars(args)) as new:
+    with new_dataset(args.out, "drive", vars(args)) as new:
         drive(args, new)
     print(f"{args.out}: written; next: python Tester.py --DR {args.out} --save_root {args.out}/predicted --ckpt_path "
           "RUN/best.ckpt")

@@ -8,7 +8,6 @@ beginning, validation and test from its end.
 """
 
 import argparse
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -19,15 +18,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from modules.options import natural, natural_float, number, positive_float, unit_float
+from modules.options import natural, natural_float, number, positive, positive_float, unit_float
 from modules.pose.keypoints import FEWEST, follow, read_keypoints, write_coco
 from modules.pose.output import new_dataset
-from modules.pose.skeleton import draw_poses, line_widths
+from modules.pose.skeleton import LINE, draw_poses
 from modules.pose.video import FOLDER_RATE, Video, choose_frames, open_video, read_frames
 from modules.progress import followed
 from modules.runtime import InputError, run_program
 
-PROGRAM = "import_video"
 JUMP = 100  # in the numbering at a cut
 THUMBNAIL = (64, 36)  # pixels, for the differences of neighbouring frames
 AROUND, TIMES, LEAST = 5, 3, 1.5  # a cut: so many times the differences of the frames around it, and levels of 255
@@ -87,20 +85,12 @@ def find_stretches(present: np.ndarray, cuts: list[int]) -> Stretches:
 def split(stretches: Stretches, val_share: float, test_share: float, gap: int) -> dict[str, Stretches]:
     """Stretches for train, val and test, in this order of time.
 
-    A border lies at a cut if one is near (half of the smaller share); else a stretch is cut in two, and `gap` frames
-    are left out there, since neighbours look alike. A frame that stands alone is left out.
+    At a border a stretch is cut in two and `gap` frames are left out, since neighbours look alike. A frame that stands
+    alone is left out.
     """
-    total = sum(end - begin for begin, end in stretches)
-    before = np.cumsum([end - begin for begin, end in stretches])[:-1]  # frames before each cut
-    borders = []
-    for share in (val_share + test_share, test_share):
-        border, reach = total * (1 - share), total * min(val_share, test_share) / 2
-        nearest = min(before, key=lambda cut: abs(cut - border), default=-math.inf)
-        borders.append((int(nearest), 0) if abs(nearest - border) < reach else (round(border), gap))
-    (val_begin, val_gap), (test_begin, test_gap) = borders
     frames, parts = [t for begin, end in stretches for t in range(begin, end)], {}
-    for part, first, last in (("train", 0, val_begin), ("val", val_begin + val_gap, test_begin),
-                              ("test", test_begin + test_gap, total)):
+    val, test = (round(len(frames) * (1 - share)) for share in (val_share + test_share, test_share))
+    for part, first, last in (("train", 0, val), ("val", val + gap, test), ("test", test + gap, len(frames))):
         taken = frames[first:last]
         pieces = [(max(begin, taken[0]), min(end, taken[-1] + 1)) for begin, end in stretches if taken]
         parts[part] = [(begin, end) for begin, end in pieces if end - begin >= 2]
@@ -140,7 +130,7 @@ def write_frames(folder: Path, video: Video, chosen: np.ndarray, framing: Framin
 
 def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: argparse.Namespace) -> None:
     """Move the frames of raw/<k>.png to their place, with poses, and the training frames' joints to keypoints.json."""
-    widths, names, people = line_widths(args.frame_H, args.line_width), [], []
+    widths, names, people = (max(LINE * args.frame_H, 1), 1), [], []
     for part, stretches in parts.items():
         number = 0
         for index, (begin, end) in enumerate(stretches):
@@ -168,6 +158,8 @@ def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: arg
 
 def import_video(args: argparse.Namespace, new: Path) -> None:
     """Write the data set into the folder `new`, saying what was found."""
+    if any(side % 8 or side < 16 for side in (args.frame_H, args.frame_W)):
+        raise InputError(f"--frame_H {args.frame_H} --frame_W {args.frame_W}: expected multiples of 8, at least 16")
     video = open_video(args.video)
     print(f"{video.path}: {len(video.times)} frames of {video.width}x{video.height}, "
           f"{'taken as ' if video.files else ''}{video.rate:.4g} a second, {video.times[-1] + 1 / video.rate:.1f} s")
@@ -180,16 +172,15 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
                          f"{video.times[-1]:.1f} s")
     print(f"Taken: {len(chosen)} frames, {rate:.4g} a second" + ", made even from a variable rate" * video.uneven)
     framing = find_framing(video, args.frame_H, args.frame_W, args.fit)
-    box = "x".join(f"{end - begin:.0f}" for begin, end in zip(framing.box[:2], framing.box[2:], strict=True))
-    print(f"Frames: the middle {box} of {video.width}x{video.height} as {framing.place[2]}x{framing.place[3]} in "
-          f"{args.frame_W}x{args.frame_H}" + " (--fit letterbox keeps the whole image)" * (args.fit == "crop"))
-    people = read_keypoints(args.keypoints, len(video.times), int(chosen[-1]) + 1)
+    print(f"Frames: {args.frame_W}x{args.frame_H}, " + (
+        "the whole image between black bars" if args.fit == "letterbox" else
+        "the middle of the video's image (--fit letterbox takes the whole one)"))
+    people = read_keypoints(args.keypoints, len(video.times))
     check_people(people, video, args.min_confidence, args.keypoints)
 
     raw = new / "raw"
     thumbnails = write_frames(raw, video, chosen, framing)
-    jumps = np.searchsorted(chosen, sorted(video.cuts)).tolist()  # of a folder's numbering
-    cuts = sorted({*find_cuts(thumbnails), *(cut for cut in jumps if 0 < cut < len(chosen))})
+    cuts = find_cuts(thumbnails)
     joints = framing.joints(follow([people[t] for t in chosen], args.min_confidence, frozenset(cuts), args.person))
     present = joints[..., 2].any(axis=1)
     print(f"Keypoints: at most {max(map(len, people))} in a frame; the followed person is in {present.sum()} of "
@@ -200,24 +191,14 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
         print(f"warning: {outside:.0%} of the person's joints lie outside the frames", file=sys.stderr)
     gap = round(min(rate, len(chosen) * min(args.val_share, args.test_share) / 4))
     parts = split(find_stretches(present, cuts), args.val_share, args.test_share, gap)
-    left_out = present.sum()
     for part, stretches in parts.items():
         lengths = [end - begin for begin, end in stretches]
         if not lengths:
             raise InputError(f"{args.video}: {present.sum()} frames with the person, too few for {part}; expected a "
                              "longer video, or a larger --val_share or --test_share")
         print(f"{part}: {sum(lengths)} frames, in stretches without a cut: {len(lengths)}, the longest {max(lengths)}")
-        left_out -= sum(lengths)
-    print(f"Left out: {left_out} frames between train, val and test, and single ones between two cuts")
     place_parts(new, raw, parts, joints, args)
     shutil.rmtree(raw)
-
-
-def frame_side(text: str) -> int:
-    """An argparse type: pixels of a frame's height or width."""
-    if (pixels := int(text)) < 16 or pixels % 8:
-        raise argparse.ArgumentTypeError(f"{text}: expected a multiple of 8, at least 16")
-    return pixels
 
 
 def parse() -> argparse.Namespace:
@@ -229,27 +210,25 @@ def parse() -> argparse.Namespace:
         help="OpenPose's folder of *_keypoints.json, or a COCO keypoints JSON")
     add("--out", type=Path, required=True, metavar="DR", help="folder for train, val and test; new or empty")
     for name, side, pixels in (("--frame_H", "height", 32), ("--frame_W", "width", 64)):
-        add(name, type=frame_side, default=pixels, metavar="N", help=f"frame {side}, a multiple of 8 (%(default)s)")
+        add(name, type=positive, default=pixels, metavar="N", help=f"frame {side}, a multiple of 8 (%(default)s)")
     add("--fit", choices=("crop", "letterbox"), default="crop", help="where the video has another aspect: its middle, "
         "or the whole image between black bars (%(default)s)")
     add("--fps", type=positive_float, metavar="N", help="frames a second to take; by default all, a variable rate made "
         f"even; a folder counts as {FOLDER_RATE:g}")
     add("--start", type=natural_float, default=0.0, metavar="S", help="seconds (%(default)s)")
     add("--end", type=natural_float, metavar="S", help="seconds; by default the video's end")
-    add("--person", type=natural, nargs="+", default=[], metavar="I", help="whom to follow: number from the left, 0 "
-        "first, in the first frame with people, then after each cut; by default the largest, then the nearest")
+    add("--person", type=natural, metavar="I", help="whom to follow: number from the left, 0 first, in the first frame "
+        "with people; by default the largest")
     add("--min_confidence", type=unit_float, default=0.3, metavar="C", help="joints below are left out (%(default)s)")
-    add("--line_width", type=positive_float, metavar="PX", help="of a limb; by default 0.036 of the height, at least 1")
     for name in ("val", "test"):
         add(f"--{name}_share", type=number(float, 0, 0.45, low_open=True), default=0.1, metavar="SHARE",
             help=f"share of the frames for {name} (%(default)s)")
-    add("--overwrite", action="store_true", help="replace a set that this script wrote into DR before")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    with new_dataset(args.out, PROGRAM, args.overwrite, vars(args)) as new:
+    with new_dataset(args.out, "import_video", vars(args)) as new:
         import_video(args, new)
     print(f"{args.out}: written; next: python Trainer.py --DR {args.out} --save_root runs/{args.out.name} "
           f"--frame_H {args.frame_H} --frame_W {args.frame_W}")

@@ -223,7 +223,7 @@ def check(args):
     if not 2 <= args.train_frames / args.train_clips < CLIP_OFFSET - 100:
         raise InputError(f"--train_frames {args.train_frames} in {args.train_clips} clips: expected 2 to "
                          f"{CLIP_OFFSET - 101} frames per clip")
-    check_out(args.out, PROGRAM, args.overwrite)
+    check_out(args.out)
 
 
 def refuse(message):
@@ -243,11 +243,10 @@ def main():
                         help="seed of other clothes, skin and hair")
     parser.add_argument("--keypoints", action="store_true", help="also write the joints: OUT/openpose, a JSON file per "
                         "frame in OpenPose's format, and OUT/keypoints.json for drive.py")
-    parser.add_argument("--overwrite", action="store_true", help="replace a data set that this script wrote into OUT")
     args = parser.parse_args()
     check(args)
     settings = {name: value for name, value in vars(args).items() if name != "out"}
-    with new_dataset(args.out, PROGRAM, args.overwrite, settings) as new:
+    with new_dataset(args.out, PROGRAM, settings) as new:
         write_dataset(new, args)
 
 

@@ -102,7 +102,8 @@ def test_what_it_cannot_use_is_one_line(dancers, tmp_path):
     result = run_inside("drive.py", *flags, "--no_fit")
     assert result.returncode == 0, result.stderr
     shutil.copytree(dancers / "B/train", tmp_path / "course/train")
-    check_error(run_inside("drive.py", *flags[2:], "--overwrite", "--DR", tmp_path / "course"), "keypoints.json")
+    flags = ["--DR", tmp_path / "course", "--out", tmp_path / "new", *flags[4:]]
+    check_error(run_inside("drive.py", *flags), "keypoints.json")
 
 
 def test_the_dancers_pose_images_are_drawn_again_from_their_joints(dancers, tmp_path):

@@ -29,16 +29,15 @@ ORDERS = {25: BODY_25, 18: COCO_18, 17: COCO_17}
 MIDDLES = {"neck": ("right_shoulder", "left_shoulder"), "middle_hip": ("right_hip", "left_hip")}
 
 
-def read_keypoints(path: Path, frames: int | None = None, used: int | None = None) -> list[np.ndarray]:
+def read_keypoints(path: Path, frames: int | None = None) -> list[np.ndarray]:
     """The people of every frame: [T] of (people, J, 3). InputError where the file or folder holds something else.
 
-    frames: how many the video has, which must fit; None: as many as the keypoints. used: how many of them, from the
-    first, are needed: a list of results may end there.
+    frames: how many the video has, which must fit; None: as many as the keypoints.
     """
     if path.is_dir():
         people = read_openpose(path)
     elif path.is_file():
-        people = read_coco(path, frames, used or frames)
+        people = read_coco(path, frames)
     else:
         raise InputError(f"{path}: not found; expected OpenPose's folder of *_keypoints.json or a COCO keypoints JSON")
     if frames is not None and len(people) != frames:
@@ -57,14 +56,14 @@ def read_openpose(folder: Path) -> list[list[np.ndarray]]:
         people = contents.get("people") if isinstance(contents, dict) else None
         if not are_dicts(people):
             raise InputError(f'{file}: no list "people" in it; expected a file that OpenPose wrote')
-        found = [person.get("pose_keypoints_2d", person.get("pose_keypoints")) for person in people]
+        found = [person.get("pose_keypoints_2d") for person in people]
         frames.append([to_person(values, file) for values in found if values])
     return frames
 
 
-def read_coco(file: Path, frames: int | None, used: int | None) -> list[list[np.ndarray]]:
-    """A COCO keypoints file. Frames are its images; of a list of results, which names no empty frame, the numbers from
-    0, or from 1 if the last is the number of frames."""
+def read_coco(file: Path, frames: int | None) -> list[list[np.ndarray]]:
+    """A COCO keypoints file. Frames are its images; of a list of results, which names no empty frame, all numbers up
+    to the last, which tells whether they begin at 0 or at 1."""
     contents, names = read_json(file), None
     if isinstance(contents, dict) and are_dicts(contents.get("images"), "id"):
         images = sorted(contents["images"], key=lambda image: number_in(image.get("file_name", image["id"]), file))
@@ -75,12 +74,12 @@ def read_coco(file: Path, frames: int | None, used: int | None) -> list[list[np.
     if names is None:
         numbers = {str(result["image_id"]): number_in(result["image_id"], file) for result in contents}
         first, last = min(numbers.values(), default=0), max(numbers.values(), default=-1)
-        if numbers and frames is not None:
-            first = 1 if last == frames or (first == 1 and last < frames - 1) else 0
-            if not used <= last - first + 1 <= frames:
+        if frames is not None:
+            first = last - frames + 1
+            if first not in (0, 1):
                 raise InputError(f"{file}: its frames end at {last}, the video has {frames}; expected results up to "
-                                 "the last frame (--end, in seconds, leaves out an end without a person)")
-        count = frames or last - first + 1
+                                 "the last frame")
+        count = last - first + 1
         if count > MAX_FRAMES:
             raise InputError(f"{file}: frame numbers from {first} to {last}; expected at most {MAX_FRAMES:,} frames")
         place = {name: number - first for name, number in numbers.items()}
@@ -136,22 +135,17 @@ def to_person(values: Any, file: Path, names: list[str] | None = None) -> np.nda
 
 
 def follow(
-    people: list[np.ndarray], min_confidence: float, cuts: frozenset[int] = frozenset(), numbers: list[int] = ()
+    people: list[np.ndarray], min_confidence: float, cuts: frozenset[int] = frozenset(), number: int | None = None
 ) -> np.ndarray:
     """One person through all frames: (T, J, 3), zeros in frames without the person.
 
-    First the largest person, or number numbers[0] from the left (0-based); then the one nearest to the last position.
-    A person farther away than one body height (plus 10 % per missed frame) is a different person, except after a cut.
-    cuts: the first frames after cuts; numbers[i] is who is followed after the i-th cut.
+    First the largest person, or that `number` from the left (0-based); then the one nearest to the last position. A
+    person farther away than one body height (plus 10 % per missed frame) is a different person, except after a cut.
+    cuts: the first frames after cuts.
     """
     joints, last, missed = np.zeros((len(people), len(NAMES), 3)), None, 0
-    later = iter(numbers)
-    number = next(later, None)
     for t, frame in enumerate(people):
-        missed += 1
-        if t in cuts:
-            missed, number = np.inf, next(later, None)
-            last = last if number is None else None
+        missed = np.inf if t in cuts else missed + 1
         found = [person for person in frame if (person[:, 2] >= min_confidence).sum() >= FEWEST]
         if not found:
             continue

@@ -61,21 +61,14 @@ def paint(polygons: list, background: Image.Image) -> Image.Image:
     return background
 
 
-def line_widths(height: int, limb: float | None = None) -> tuple[float, float]:
-    """Pixels of a limb, and of the thinnest line, in images of that height: at least 1 unless `limb` is thinner."""
-    limb = limb or max(LINE * height, 1)
-    return limb, min(limb, 1)
-
-
 def draw_poses(
     joints: np.ndarray, min_confidence: float, height: int, width: int, widths: tuple[float, float]
 ) -> Iterator[Image.Image]:
     """Pose images of `height` x `width`, drawn at that size: joints (T, J, 3) as (x, y, confidence) in its pixels.
 
     widths: of a limb, and of the thinnest line, pixels."""
-    seen = joints[..., 2] >= max(min_confidence, 1e-9)
-    for start in range(0, len(joints), 64):  # bounds the memory
-        chunk = slice(start, start + 64)
-        pixels, (limb, least) = SUPERSAMPLE * joints[chunk, :, :2], (SUPERSAMPLE * width for width in widths)
-        for polygons in pose_polygons(pixels, seen[chunk], limb / LINE, least / 2):
-            yield paint(polygons, Image.new("RGB", (width, height), "white"))
+    limb, least = (SUPERSAMPLE * width for width in widths)
+    for person in joints[:, None]:
+        seen = person[..., 2] >= max(min_confidence, 1e-9)
+        (polygons,) = pose_polygons(SUPERSAMPLE * person[..., :2], seen, limb / LINE, least / 2)
+        yield paint(polygons, Image.new("RGB", (width, height), "white"))

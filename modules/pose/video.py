@@ -15,7 +15,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from modules.data.pairing import find_clips, one_sequence
+from modules.data.pairing import one_sequence
 from modules.data.reading import read_image
 from modules.runtime import InputError
 
@@ -32,7 +32,6 @@ class Video(NamedTuple):
     height: int  # pixels, as it is shown
     width: int
     times: np.ndarray  # (N) seconds from the first frame on
-    cuts: frozenset[int]  # frames that follow a jump in a folder's numbering
 
     @property
     def rate(self) -> float:
@@ -48,10 +47,9 @@ class Video(NamedTuple):
 def open_video(path: Path) -> Video:
     """Find the size and the times of all frames. InputError for what is no video."""
     if path.is_dir():
-        numbered = one_sequence(path)
-        files, begins = list(numbered.values()), [begin for begin, _ in find_clips(list(numbered))]
+        files = list(one_sequence(path).values())
         _, height, width = read_image(files[0]).shape
-        video = Video(path, files, height, width, np.arange(len(files)) / FOLDER_RATE, frozenset(begins[1:]))
+        video = Video(path, files, height, width, np.arange(len(files)) / FOLDER_RATE)
     elif path.is_file():
         video = probe(path)
     else:
@@ -63,10 +61,7 @@ def open_video(path: Path) -> Video:
 
 def probe(path: Path) -> Video:
     """Decode once for the size and the times of all frames."""
-    try:
-        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise InputError(f"no ffmpeg to read {path} with ({error!s:.100}); pip install imageio-ffmpeg") from None
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     done = subprocess.run([ffmpeg, "-v", "error", "-nostdin", *LOCAL, "-i", f"file:{path.resolve()}", *EACH_FRAME,
                            "-noautoscale", "-enc_time_base", "demux", "-f", "framecrc", "-"], capture_output=True)
     table = done.stdout.decode()
@@ -81,7 +76,7 @@ def probe(path: Path) -> Video:
     times = np.array([int(time) for time, _ in frames]) * (numerator / denominator)
     if (np.diff(times) <= 0).any():  # times that make no sense: as if the rate were constant
         times = np.arange(len(frames)) / FOLDER_RATE
-    return Video(path, None, height, width, times - times[0], frozenset())
+    return Video(path, None, height, width, times - times[0])
 
 
 def read_frames(video: Video) -> Iterator[Image.Image]:
