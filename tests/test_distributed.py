@@ -71,17 +71,19 @@ run_program(Trainer.main)
 """
 
 
-@pytest.mark.parametrize("slow, steps, where", [
-    (("Trainer.Trainer.step", "step(*arguments)"), 100_000, "in epoch 0 after step"),
-    (("Trainer.predict", "time.sleep(600)"), 3, "in the validation of epoch 0"),
+@pytest.mark.parametrize("slow, steps, begun, where", [
+    (("Trainer.Trainer.step", "step(*arguments)"), 100_000, 2, "in epoch 0 after step"),
+    (("Trainer.predict", "time.sleep(600)"), 3, 1, "in the validation of epoch 0"),
 ], ids=["steps", "validation"])
-def test_a_signal_to_torchrun_saves_once_and_one_process_resumes(dance, tmp_path, slow, steps, where):
+def test_a_signal_to_torchrun_saves_once_and_one_process_resumes(dance, tmp_path, slow, steps, begun, where):
     """In an epoch that would take hours, or a validation that would take ten minutes."""
     (tmp_path / "slow.py").write_text(SLOW.format(*slow))
     flags = ["--DR", dance, *TINY, "--num_epoch", 1, "--save_root", tmp_path / "run", "--batch_size", 1]
     job = torchrun(*flags, "--epoch_steps", steps, program=tmp_path / "slow.py")
-    while "begun" not in (line := job.stdout.readline()):
+    while begun:
+        line = job.stdout.readline()
         assert line, job.communicate()[1]
+        begun -= "begun" in line
     job.send_signal(signal.SIGTERM)
     result = finish(job)
     assert result.stdout.count(f"Stopped by SIGTERM {where}") == 1, result.stdout + result.stderr
