@@ -102,18 +102,15 @@ class Dataset_Dance(Dataset):
         """InputError if the leading `partial` of the frames holds no window of train_vi_len."""
         longest = max((end - begin for begin, end in self.clips_within(partial)), default=0)
         if longest < self.train_vi_len:
-            raise InputError(
-                f"{self.folder / 'train_img'}: the longest clip without a cut has {longest} frames ({flag} {partial}); "
-                f"expected at least --train_vi_len {self.train_vi_len}"
-            )
+            raise InputError(f"{self.folder / 'train_img'}: the longest clip without a cut has {longest} frames ({flag} "
+                             f"{partial}); expected at least --train_vi_len {self.train_vi_len}")
 
     def describe(self) -> str:
         """One line on train or val: what there is, and what of it is used."""
         spans, place = self._spans, f"sequences: {len(self._spans)}"
         if self.mode == "train":
             spans = [(begin, end) for begin, end in self.clips_within(self.partial) if end - begin >= self.train_vi_len]
-            place = f"clips of at least {self.train_vi_len}"
-            place += "" if self.partial == 1 else f" within the leading {self.partial:.0%}"
+            place = f"clips of at least {self.train_vi_len} within the leading {self.partial:.0%}"
         total, used = len(self._pairs), sum(end - begin for begin, end in spans)
         return (f"{self.mode}: {total:,} frames, clips without a cut: {len(self.clips):,}; "
                 f"{used:,} frames used ({used / total:.0%}), {place}")

@@ -42,13 +42,12 @@ def read_dancer(file: Path) -> tuple[np.ndarray, float, tuple[float, float]]:
     return follow(people, confidence, frozenset(range(len(people)))), confidence, tuple(widths)
 
 
-def read_clips(paths: list[Path], args: argparse.Namespace) -> list[np.ndarray]:
-    """The person's joints (T, J, 3) of every clip."""
-    clips = [follow(read_keypoints(path), args.min_confidence, number=args.person) for path in paths]
-    for path, clip in zip(paths, clips, strict=True):
-        if len(clip) < 2 or not clip[..., 2].any():
-            raise InputError(f"{path}: {len(clip)} frames, in none a person; expected a clip of a person")
-    return clips
+def read_clip(path: Path, args: argparse.Namespace) -> np.ndarray:
+    """The person's joints (T, J, 3) of a clip."""
+    clip = follow(read_keypoints(path), args.min_confidence, number=args.person)
+    if len(clip) < 2 or not clip[..., 2].any():
+        raise InputError(f"{path}: {len(clip)} frames, in none a person; expected a clip of a person")
+    return clip
 
 
 def drive(args: argparse.Namespace, new: Path) -> None:
@@ -58,9 +57,9 @@ def drive(args: argparse.Namespace, new: Path) -> None:
     first = min(one_sequence(root / "train/train_img").items())[1]
     image, first_pose = (Image.fromarray(read_image(path).transpose(1, 2, 0)) for path in (
         first, root / "train/train_label" / first.name))
-    clips = read_clips(args.keypoints, args)
+    clips = [read_clip(path, args) for path in args.keypoints]
     if not args.no_fit:
-        measured = read_clips(args.fit_with, args) if args.fit_with else clips
+        measured = [read_clip(path, args) for path in args.fit_with or args.keypoints]
         source = find_standing(np.concatenate(measured), args.min_confidence, f"{(args.fit_with or args.keypoints)[0]}")
         target = find_standing(dancer, dancer_confidence, f"{root / 'keypoints.json'}")
         for name, person in (("The other person", source), ("the dancer", target)):

@@ -172,9 +172,8 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
                          f"{video.times[-1]:.1f} s")
     print(f"Taken: {len(chosen)} frames, {rate:.4g} a second" + ", made even from a variable rate" * video.uneven)
     framing = find_framing(video, args.frame_H, args.frame_W, args.fit)
-    print(f"Frames: {args.frame_W}x{args.frame_H}, " + (
-        "the whole image between black bars" if args.fit == "letterbox" else
-        "the middle of the video's image (--fit letterbox takes the whole one)"))
+    part = "whole image" if args.fit == "letterbox" else "middle of the image (--fit letterbox takes the whole one)"
+    print(f"Frames: {args.frame_W}x{args.frame_H}, the {part}")
     people = read_keypoints(args.keypoints, len(video.times))
     check_people(people, video, args.min_confidence, args.keypoints)
 

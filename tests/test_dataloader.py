@@ -305,7 +305,7 @@ def test_blank_poses_are_replaced_within_their_clip_and_counted(tmp_path, capsys
 def test_one_line_says_what_is_used(tmp_path):
     write_drawn(tmp_path, "train", [i for i in range(60) if i % 10 < 7 and not 20 <= i < 40] + [30, 32])
     assert make(tmp_path).describe() == (
-        "train: 30 frames, clips without a cut: 6; 28 frames used (93%), clips of at least 4")
+        "train: 30 frames, clips without a cut: 6; 28 frames used (93%), clips of at least 4 within the leading 100%")
     assert "used (47%), clips of at least 4 within the leading 50%" in make(tmp_path, partial=0.5).describe()
     write_drawn(tmp_path, "val", range(9))
     assert make(tmp_path, "val", val_vi_len=4).describe().endswith("8 frames used (89%), sequences: 2")

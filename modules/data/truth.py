@@ -47,10 +47,8 @@ def read_images(folder: Path, sequence: Sequence, cache: Path, workers: int) -> 
     files, T, numbers = one_sequence(folder), len(sequence.poses), sequence.numbers
     missing = [number for number in numbers[1:] if number not in files]
     if missing:
-        raise InputError(
-            f"{folder}: {len(files)} true frames, but {len(missing)} poses have none (number {missing[0]} …); "
-            f"expected {T}, one per pose, with the poses' numbers"
-        )
+        raise InputError(f"{folder}: {len(files)} true frames, {len(missing)} poses have none (number {missing[0]} …); "
+                         f"expected {T}, one per pose, with the poses' numbers")
     paths = [files[number] for number in numbers if number in files]
     name, size = f"{folder.parent.name}/{folder.name}", sequence.poses.shape[2:]
     images, broken = cached_images(paths, *size, cache, workers, name)

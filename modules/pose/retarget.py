@@ -16,7 +16,6 @@ from modules.runtime import InputError
 ANKLES = [NAMES.index(f"{side}_ankle") for side in ("right", "left")]
 HIPS = [NAMES.index(f"{side}_hip") for side in ("right", "left")]
 HEAD = [NAMES.index(name) for name in NAMES if name.endswith(("nose", "eye", "ear"))]
-FEWEST_FRAMES = 2
 
 
 class Standing(NamedTuple):
@@ -31,9 +30,9 @@ def find_standing(joints: np.ndarray, min_confidence: float, whose: str) -> Stan
     """Measure a clip (T, J, 3). InputError where ankles and head are never seen together."""
     x, y = (np.where(joints[..., 2] >= max(min_confidence, 1e-9), joints[..., i], np.nan) for i in (0, 1))
     usable = ~(np.isnan(y[:, ANKLES]).any(axis=1) | np.isnan(y[:, HEAD]).all(axis=1) | np.isnan(x[:, HIPS]).any(axis=1))
-    if usable.sum() < FEWEST_FRAMES:
-        raise InputError(f"{whose}: {usable.sum()} frames show both ankles, both hips and the head; expected "
-                         f"{FEWEST_FRAMES} or more, to measure the height and the floor (--no_fit does without)")
+    if usable.sum() < 2:
+        raise InputError(f"{whose}: {usable.sum()} frames show both ankles, both hips and the head; expected 2 "
+                         "or more, to measure the height and the floor (--no_fit does without)")
     x, y = x[usable], y[usable]
     floors, heads = y[:, ANKLES].max(axis=1), np.nanmean(y[:, HEAD], axis=1)
     across, floor = middle(x[:, HIPS].mean(axis=1)), middle(floors)
