@@ -102,7 +102,7 @@ class Dataset_Dance(Dataset):
         """InputError if the leading `partial` of the frames holds no window of train_vi_len."""
         longest = max((end - begin for begin, end in self.clips_within(partial)), default=0)
         if longest < self.train_vi_len:
-            raise InputError(f"{self.folder / 'train_img'}: the longest clip without a cut has {longest} frames ({flag} "
+            raise InputError(f"{self.folder / 'train_img'}: the longest clip has {longest} frames ({flag} "
                              f"{partial}); expected at least --train_vi_len {self.train_vi_len}")
 
     def describe(self) -> str:
