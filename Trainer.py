@@ -179,7 +179,7 @@ class Trainer:
         return progress.step * self.feed.batch_size * (self.args.train_vi_len - 1) / max(progress.seconds, 1e-9)
 
     def finish_epoch(self, epoch: int, progress: EpochProgress) -> None:
-        """After an epoch's steps: its row of metrics.csv, validation, pictures, checkpoints."""
+        """After an epoch's steps: its row of metrics.csv, validation, images, checkpoints."""
         (loss, mse, kl), skipped = progress.means()
         if skipped:
             print(f"epoch {epoch}: {skipped} of {progress.steps} steps skipped: their loss or gradient was not finite")

@@ -250,7 +250,7 @@ def trainer_parser(preset: str = "best") -> Parser:
 
 
 def tester_parser() -> Parser:
-    """Tester.py's flags. The training flags are taken and not shown, so that the template's command lines go on."""
+    """Tester.py's flags. The training flags are accepted and not shown, so that the template's command lines work."""
     parser = Parser(
         "Tester.py", "Predict every test sequence from its first frame and its poses, score it, draw it.", COURSE_TESTER
     )

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
-from modules.model.layers import PictureNorm2d
+from modules.model.layers import ImageNorm2d
 from modules.model.vae import VAE_Model
 
 
@@ -83,7 +83,7 @@ def test_template_checkpoint_runs_as_the_template_runs_it(template_checkpoint):
     reference = copy.deepcopy(model)
     norm = nn.BatchNorm2d(4)
     norm.load_state_dict(model.label_transformation[2].state_dict())
-    assert isinstance(model.label_transformation[2], PictureNorm2d)
+    assert isinstance(model.label_transformation[2], ImageNorm2d)
     reference.label_transformation[2] = norm
     reference.train()  # as the template's overridden eval() leaves it
 
@@ -106,7 +106,7 @@ def test_the_gradient_of_one_image_is_that_of_its_batch(batch):
     """A wrong gradient of torch's instance_norm, for a batch of one in channels_last; and features of a nearly white
     image keep their digits, which torch's group_norm loses in channels_last."""
     torch.manual_seed(0)
-    norm, x, upstream = PictureNorm2d(4), torch.randn(batch, 4, 8, 16), torch.randn(batch, 4, 8, 16)
+    norm, x, upstream = ImageNorm2d(4), torch.randn(batch, 4, 8, 16), torch.randn(batch, 4, 8, 16)
     white = (1 + 0.02 * x).to(memory_format=torch.channels_last)
     exact = nn.functional.instance_norm(white.double(), eps=norm.eps)
     torch.testing.assert_close(norm(white).double(), exact, rtol=1e-4, atol=1e-4)

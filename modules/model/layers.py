@@ -31,7 +31,7 @@ def split_gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
     return mu, logvar.clamp(-LOGVAR_BOUND, LOGVAR_BOUND)
 
 
-class PictureNorm2d(nn.BatchNorm2d):
+class ImageNorm2d(nn.BatchNorm2d):
     """BatchNorm2d that always normalises each image with its own statistics.
 
     The template never leaves training mode, so at its test batch of 1 this is what it computes. Doing the same in

@@ -7,7 +7,7 @@ All images and features share one resolution, H x W. F, L, N and D are --F_dim, 
 import torch
 from torch import Tensor, nn
 
-from modules.model.layers import DepthConvBlock, PictureNorm2d, Residual, reparameterise, split_gaussian
+from modules.model.layers import DepthConvBlock, ImageNorm2d, Residual, reparameterise, split_gaussian
 
 LEVELS = range(1, 2)  # resolutions of the features: one
 USES_X_1, USES_LAST = False, True  # whether Decoder_Fusion uses the features of x_1 and of the last frame
@@ -66,7 +66,7 @@ class Label_Encoder(nn.Sequential):
         super().__init__(
             nn.ReflectionPad2d(3),
             nn.Conv2d(3, L_dim // 2, 7),
-            PictureNorm2d(L_dim // 2),
+            ImageNorm2d(L_dim // 2),
             nn.Identity(),  # the template's LeakyReLU of slope 1
             Residual(L_dim // 2, L_dim),
         )

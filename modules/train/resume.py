@@ -115,7 +115,7 @@ class EpochProgress:
     """How far an epoch has come: what its steps leave behind besides weights and optimizer."""
 
     steps: int  # of the epoch
-    sums: Tensor  # (4,): loss, mse and kl summed over the good steps, and the number of these
+    sums: Tensor  # (4,): loss, mse and kl summed over the finite steps, and the number of these
     streak: Tensor  # (): the latest steps in a row that were skipped because a number in them was not finite
     step: int = 0  # steps done
     seconds: float = 0.0  # of the steps done
@@ -128,9 +128,9 @@ class EpochProgress:
         self.step, self.seconds = self.step + 1, seconds
 
     def means(self) -> tuple[list[float], int]:
-        """loss, mse and kl averaged over the good steps (nan without any), and the number of skipped steps."""
-        *sums, good = self.sums.tolist()
-        return [total / good if good else math.nan for total in sums], self.step - round(good)
+        """loss, mse and kl means over the finite steps (nan without any), and the number of skipped steps."""
+        *sums, finite = self.sums.tolist()
+        return [total / finite if finite else math.nan for total in sums], self.step - round(finite)
 
     def stop_if_broken(self, checkpoint: Path) -> None:
         """InputError after too many skipped steps in a row."""

@@ -59,7 +59,7 @@ class kl_annealing:
         self.current = current
 
     def update(self) -> None:
-        """Go on to the next step (an epoch, in the course)."""
+        """Move to the next step (an epoch, in the course)."""
         self.current += 1
 
     def get_beta(self) -> float:
