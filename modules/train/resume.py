@@ -128,7 +128,7 @@ class EpochProgress:
         self.step, self.seconds = self.step + 1, seconds
 
     def means(self) -> tuple[list[float], int]:
-        """loss, mse and kl means over the finite steps (nan without any), and the number of skipped steps."""
+        """Means of loss, mse and kl over the finite steps (nan without any), and the number of skipped steps."""
         *sums, finite = self.sums.tolist()
         return [total / finite if finite else math.nan for total in sums], self.step - round(finite)
 
