@@ -13,6 +13,7 @@ import benchmark
 
 from modules.data.sequence import Sequence
 from modules.model.vae import VAE_Model
+from modules.options import parse_tester, parse_trainer
 from modules.runtime import InputError
 from modules.score.predict import predict
 
@@ -62,6 +63,9 @@ def test_the_table(loop, dance, tmp_path, monkeypatch, capsys):
     train = by_name["Trainer.py, 3 steps, a validation"]
     assert train["plain"] == pytest.approx(2 + 3 * 16 * plain["train"] + 5 * plain["test"])
     assert by_name["Trainer.py --help"]["times"] is None and ["Trainer.py", "--help"] in calls
+    for program, *words in calls:  # the programs take these flags
+        if "--DR" in words:
+            {"Trainer.py": parse_trainer, "Tester.py": parse_tester}[program](words)
 
 
 def test_a_program_that_fails_is_one_line():
