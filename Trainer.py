@@ -199,11 +199,11 @@ class Trainer:
 
     def validate(self, epoch: int) -> float | None:
         """Full-length prediction of the validation sequences from their first frames, z the prior's mean: scored and
-        drawn. Returns the mean PSNR. With several processes each predicts its share; only rank 0 gets the score."""
-        args, sequences, mine = self.args, self.validation, self.validation[self.ranks.rank :: self.ranks.size]
-        predicted = self.ranks.gather(predict(self.best_model, mine, self.dtype) if mine else [])
-        if predicted is None:
+        drawn. Returns the mean PSNR. Of several processes rank 0 does it, and the others wait in their next step."""
+        if not self.ranks.main:
             return None
+        args, sequences = self.args, self.validation
+        predicted = predict(self.best_model, sequences, self.dtype)
         last = epoch + 1 == args.num_epoch or args.test
         average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
         draw_validation(

@@ -55,18 +55,3 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, dtype: torch.dtype):
     """The autocast context for `dtype`; no context for float32."""
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-
-def keep_on(device: torch.device, *tensors: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors on the device if together they take less than half of its free memory, else where they are."""
-    if device.type == "cuda":
-        size, free = sum(x.nbytes for x in tensors), torch.cuda.mem_get_info(device)[0]
-        if size > free / 2:
-            print(f"{size / 1e9:.1f} GB of images stay in main memory: {free / 1e9:.1f} GB are free on the GPU.")
-            return list(tensors)
-    return [x.to(device) for x in tensors]
-
-
-def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor on the device, from main memory without waiting for it: the next batch travels while it computes."""
-    return x if x.device.type == device.type else x.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""The plan of an epoch: windows never cross a cut, pictures move together."""
+"""The plan of an epoch: windows never cross a cut, images move together."""
 
 import numpy as np
 import pytest
@@ -57,9 +57,9 @@ def test_template_plan_takes_the_windows_in_order():
     assert template_plan(windows, steps=2, batch=2).windows.tolist() == [[[0, 1], [2, 3]], [[4, 5], [0, 1]]]
 
 
-def test_gather_moves_all_pictures_of_a_clip_alike_and_replicates_edges():
-    pictures = noise_frames(5, 3, 6, 8)
-    clips = gather(pictures, torch.tensor([[0, 3], [4, 1]]), torch.tensor([[0, 0], [2, -3]]))
-    assert torch.equal(clips[0], pictures[[0, 3]])
-    padded = np.pad(pictures[[4, 1]].numpy(), ((0, 0), (0, 0), (2, 0), (0, 3)), mode="edge")
+def test_gather_moves_all_images_of_a_clip_alike_and_replicates_edges():
+    images = noise_frames(5, 3, 6, 8)
+    clips = gather(images, torch.tensor([[0, 3], [4, 1]]), torch.tensor([[0, 0], [2, -3]]))
+    assert torch.equal(clips[0], images[[0, 3]])
+    padded = np.pad(images[[4, 1]].numpy(), ((0, 0), (0, 0), (2, 0), (0, 3)), mode="edge")
     assert np.array_equal(clips[1].numpy(), padded[:, :, :6, 3:])

@@ -187,8 +187,6 @@ def test_no_tensor_stays_on_the_cpu_where_there_is_a_gpu(dance, tmp_path, preset
     data.decode()
     monkeypatch.setattr(feed, "random_generator", lambda device, *parts: torch.Generator().manual_seed(0))
     monkeypatch.setattr(feed, "toss", lambda seed, epoch, tfr: tfr > 0)
-    monkeypatch.setattr(feed, "to_device", lambda x, device: x.to(device))  # no memory to pin here
-    monkeypatch.setattr(feed, "keep_on", lambda device, *tensors: [x.to(device) for x in tensors])
     device = torch.device("cuda:0")
     with FakeTensorMode(allow_non_fake_inputs=True):
         with device:

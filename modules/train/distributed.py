@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,15 +63,6 @@ class Ranks:
         with lost_process():
             dist.all_reduce(answer, dist.ReduceOp.MAX)
         return int(answer)
-
-    def gather(self, share: list[Any]) -> list[Any] | None:
-        """Rank 0 gets the list of which every rank holds every size-th item, in its order; the others get None."""
-        if self.size == 1:
-            return share
-        lists = [None] * self.size if self.main else None
-        with lost_process():
-            dist.gather_object(share, lists)
-        return [lists[i % self.size][i // self.size] for i in range(sum(map(len, lists)))] if self.main else None
 
     def wait(self) -> None:
         """Until every rank is here."""
