@@ -33,7 +33,7 @@ from modules.data.sequence import Sequence
 from modules.device import pick_device, pick_precision
 from modules.files import to_markdown, write_json, write_text
 from modules.model.vae import VAE_Model
-from modules.options import parse_trainer
+from modules.options import BEST, parse_trainer
 from modules.progress import Progress
 from modules.runtime import InputError, run_program
 from modules.score.predict import predict
@@ -126,7 +126,7 @@ class PlainLoop:
 
 
 class Case(NamedTuple):
-    """A row of the table. plain: the same work of the plain loop, "start" its number of processes, else in frames."""
+    """A row of the table. plain: the same work of the plain loop: its method -> frames."""
 
     name: str
     measure: Callable[[], float]  # seconds
@@ -156,9 +156,9 @@ def launch(*command) -> float:
 
 def model_cases(data: Path, arch: str, precision: str, size: Size) -> list[Case]:
     """Training and rollouts of an architecture by the Trainer's own step and `predict`."""
-    flags = [*PRESETS[arch].format(batch=size.batch).split(), "--num_epoch", "1", "--epoch_steps", "10000"]
+    flags = f"{PRESETS[arch]} --num_epoch 1 --epoch_steps 10000 --precision {precision}".format(batch=size.batch)
     place = ["--DR", str(data), "--save_root", str(data / "run"), "--cache_dir", str(data / "cache")]
-    trainer = Trainer(parse_trainer([*place, *flags, "--precision", precision]))
+    trainer = Trainer(parse_trainer([*place, *flags.split()]))
     batches, images = trainer.feed.batches(0), torch.zeros(size.part + 1, 3, HEIGHT, WIDTH, dtype=torch.uint8)
 
     def train() -> int:
@@ -171,14 +171,10 @@ def model_cases(data: Path, arch: str, precision: str, size: Size) -> list[Case]
         return count * size.part
 
     name = f"{arch}, {'bf16' if trainer.dtype == torch.bfloat16 else 'fp32'}"
-    one, six = SEQUENCE, 6 * SEQUENCE
-    return [
-        Case(f"training, 1,000 frames: {name}", lambda: 1000 * per_frame(train, size.seconds), {"train": 1000}),
-        Case(f"one rollout of {SEQUENCE} frames: {name}",
-             lambda: one * per_frame(lambda: rollouts(1), size.seconds), {"rollout": one}),
-        Case(f"six rollouts of {SEQUENCE} frames: {name}",
-             lambda: six * per_frame(lambda: rollouts(6), size.seconds), {"rollout": six}),
-    ]
+    return [Case(f"training, 1,000 frames: {name}", lambda: 1000 * per_frame(train, size.seconds), {"train": 1000}), *(
+        Case(f"{count} x {SEQUENCE} frames: {name}",
+             lambda count=count: count * SEQUENCE * per_frame(lambda: rollouts(count), size.seconds),
+             {"rollout": count * SEQUENCE}) for count in (1, 6))]
 
 
 def program_cases(data: Path, size: Size) -> list[Case]:
@@ -189,45 +185,41 @@ def program_cases(data: Path, size: Size) -> list[Case]:
 
     test = ["Tester.py", "--ckpt_path", ROOT / "docs/pretrained/dancer.ckpt"]
     train = ["Trainer.py", "--num_epoch", 1, "--epoch_steps"]
-    args = parse_trainer(["--DR", str(data), "--save_root", "x"])
-    trained = size.steps * args.batch_size * (args.train_vi_len - 1)  # predicted frames
+    trained = size.steps * BEST["batch_size"] * (BEST["train_vi_len"] - 1)  # predicted frames
     return [
         Case("Tester.py, six sequences, no images", lambda: run(*test, "--pictures", "none")),
-        Case("Tester.py, six sequences", lambda: run(*test), {"start": 1, "test": 6 * size.frames}),
+        Case("Tester.py, six sequences", lambda: run(*test), {"test": 6 * size.frames}),
         Case(f"Trainer.py, {size.steps} steps, a validation", lambda: run(*train, size.steps),
-             {"start": 1, "train": trained, "test": size.frames}),
+             {"train": trained, "test": size.frames}),
         Case("Trainer.py, one step, no images", lambda: run(*train, 1, "--val_vi_len", 2, "--pictures", "none")),
-        Case("Trainer.py --help", lambda: launch("Trainer.py", "--help")),
     ]
 
 
-def measure(loop: PlainLoop, cases: list[Case], size: Size) -> tuple[list[dict], dict[str, float]]:
-    """The rows of the table, and the plain loop's seconds for a start and per frame; medians over the rounds."""
-    plain_cases = [Case("start", lambda: launch("-c", "import torch, PIL.Image")), *(
-        Case(work.__name__, lambda work=work: per_frame(work, size.seconds))
-        for work in (loop.train, loop.rollout, loop.test))]
-    samples = {case.name: [] for case in (*plain_cases, *cases)}
+def measure(loop: PlainLoop, cases: list[Case], size: Size) -> list[dict]:
+    """The rows of the table: medians over the rounds."""
+    parts = [Case(work.__name__, lambda work=work: per_frame(work, size.seconds))
+             for work in (loop.train, loop.rollout, loop.test)]
+    samples = {case.name: [] for case in (*parts, *cases)}
     with Progress("measuring", size.rounds * len(samples), "case") as bar:
-        for _ in range(size.rounds):
-            for case in (*plain_cases, *cases):
-                bar.say(case.name)
-                samples[case.name].append(case.measure())
-                bar.update()
+        for case in (*parts, *cases) * size.rounds:
+            bar.say(case.name)
+            samples[case.name].append(case.measure())
+            bar.update()
     medians, rows = {name: statistics.median(values) for name, values in samples.items()}, []
     for case in cases:
-        plain, seconds = sum(count * medians[name] for name, count in case.plain.items()) or None, medians[case.name]
+        plain, seconds = sum(count * medians[part] for part, count in case.plain.items()) or None, medians[case.name]
         rows.append({"name": case.name, "seconds": seconds, "plain": plain, "times": plain and plain / seconds})
-    return rows, {case.name: medians[case.name] for case in plain_cases}
+    return rows
 
 
-def write(out: Path, result: dict) -> None:
-    """OUT.json, OUT.md, OUT.png, and the table on stdout."""
+def write(out: Path, rows: list[dict], about: dict) -> None:
+    """OUT.json, OUT.md, OUT.png, and the table on stdout. about: the machine and how much was measured."""
     table = [["", "seconds", "plain loop, seconds", "times"]]
-    for row in result["rows"]:
+    for row in rows:
         table.append([row["name"], *(f"{row[key]:.4g}" if row[key] else "" for key in ("seconds", "plain", "times"))])
-    write_json(out.with_name(out.name + ".json"), result)
+    write_json(out.with_name(out.name + ".json"), about | {"rows": rows})
     write_text(out.with_name(out.name + ".md"), to_markdown(table))
-    draw_bars(result["rows"], out.with_name(out.name + ".png"))
+    draw_bars(rows, out.with_name(out.name + ".png"))
     print(to_markdown(table))
 
 
@@ -252,18 +244,17 @@ def main() -> None:
     args = parser.parse_args()
     size = QUICK if args.quick else FULL
     with tempfile.TemporaryDirectory() as folder:
-        large, small = Path(folder, "large"), Path(folder, "small")
-        print("Drawing the data …", file=sys.stderr)
+        large, small, frames = Path(folder, "large"), Path(folder, "small"), size.frames + 1
         launch("scripts/make_dataset.py", large, *LARGE.split())
-        launch("scripts/make_dataset.py", small, "--test_sequences", 6, "--test_frames", size.frames + 1,
-               "--val_frames", size.frames + 1)
-        loop, programs = PlainLoop(large, small, Path(folder), VAE_Model(), size), program_cases(small, size)
-        programs[0].measure()  # fills the cache
-        precisions = ["auto"] if args.quick else ["fp32", "auto"]
-        models = [model_cases(large, arch, precision, size) for arch in PRESETS for precision in precisions]
-        rows, plain = measure(loop, [*sum(models, []), *programs], size)
-    environment = describe_environment(loop.device, pick_precision("auto", loop.device))
-    write(Path(args.out), {"environment": environment, "size": size._asdict(), "rows": rows, "plain": plain})
+        launch("scripts/make_dataset.py", small, "--val_frames", frames, "--test_sequences", 6, "--test_frames", frames)
+        loop, cases = PlainLoop(large, small, Path(folder), VAE_Model(), size), program_cases(small, size)
+        cases[0].measure()  # fills the cache
+        for arch in PRESETS:
+            for precision in ["auto"] if args.quick else ["fp32", "auto"]:
+                cases += model_cases(large, arch, precision, size)
+        rows = measure(loop, cases, size)
+    about = {"environment": describe_environment(loop.device, pick_precision("auto", loop.device))}
+    write(Path(args.out), rows, about | {"size": size._asdict()})
 
 
 if __name__ == "__main__":

@@ -50,22 +50,21 @@ def test_the_table(loop, dance, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "launch", lambda *command: calls.append(list(map(str, command))) or 2.0)
     monkeypatch.setitem(benchmark.PRESETS, "multiscale", "--preset best --F_dim 16 --L_dim 8 --N_dim 4 --D_out_dim 16")
     cases = [*benchmark.model_cases(dance, "multiscale", "fp32", SIZE), *benchmark.program_cases(dance, SIZE)]
-    rows, plain = benchmark.measure(loop, cases, SIZE)
-    assert set(plain) == {"train", "test", "rollout", "start"} and plain["start"] == 2
-    benchmark.write(tmp_path / "b", {"environment": {}, "rows": rows, "plain": plain})
+    monkeypatch.setattr(benchmark, "per_frame", lambda work, seconds: work() / 1000)
+    rows = benchmark.measure(loop, cases, SIZE)
+    benchmark.write(tmp_path / "b", rows, {"environment": {}})
     assert "|  | seconds | plain loop" in capsys.readouterr().out and Image.open(tmp_path / "b.png").width > 400
     assert json.loads((tmp_path / "b.json").read_text())["rows"] == rows
     by_name = {row["name"]: row for row in rows}
-    assert by_name["training, 1,000 frames: multiscale, fp32"]["plain"] == pytest.approx(1000 * plain["train"])
-    assert by_name["six rollouts of 629 frames: multiscale, fp32"]["plain"] == pytest.approx(6 * 629 * plain["rollout"])
-    six = by_name["Tester.py, six sequences"]
-    assert six["plain"] == pytest.approx(2 + 6 * 5 * plain["test"]) and six["times"] == six["plain"] / 2
+    train, rollout = by_name["training, 1,000 frames: multiscale, fp32"], by_name["6 x 629 frames: multiscale, fp32"]
+    assert train["seconds"] == pytest.approx(16) and train["plain"] == pytest.approx(1000 * 0.004)
+    assert rollout["seconds"] == pytest.approx(6 * 629 * 0.024) and rollout["plain"] == pytest.approx(6 * 629 * 0.004)
+    assert by_name["Tester.py, six sequences"]["times"] == pytest.approx(6 * 5 * 0.004 / 2), "sequences of 5 frames"
     train = by_name["Trainer.py, 3 steps, a validation"]
-    assert train["plain"] == pytest.approx(2 + 3 * 16 * plain["train"] + 5 * plain["test"])
-    assert by_name["Trainer.py --help"]["times"] is None and ["Trainer.py", "--help"] in calls
+    assert train["plain"] == pytest.approx(3 * 16 * 0.004 + 5 * 0.004)
+    assert by_name["Tester.py, six sequences, no images"]["times"] is None
     for program, *words in calls:  # the programs take these flags
-        if "--DR" in words:
-            {"Trainer.py": parse_trainer, "Tester.py": parse_tester}[program](words)
+        {"Trainer.py": parse_trainer, "Tester.py": parse_tester}[program](words)
 
 
 def test_a_program_that_fails_is_one_line():
