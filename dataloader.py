@@ -40,16 +40,8 @@ class Dataset_Dance(Dataset):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        mode: str,
-        frame_H: int = 32,
-        frame_W: int = 64,
-        train_vi_len: int = 16,
-        val_vi_len: int = 630,
-        partial: float = 1.0,
-        cache_dir: str | Path | None = None,
-        workers: int | None = None,
+        self, root: str | Path, mode: str, frame_H: int = 32, frame_W: int = 64, train_vi_len: int = 16,
+        val_vi_len: int = 630, partial: float = 1.0, cache_dir: str | Path | None = None, workers: int | None = None,
         skip_bad: bool = False,
     ):
         self.mode, self.train_vi_len, self.val_vi_len, self.partial = mode, train_vi_len, val_vi_len, partial

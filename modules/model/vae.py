@@ -42,14 +42,8 @@ class VAE_Model(nn.Module):
     """
 
     def __init__(
-        self,
-        arch: str = "template",
-        F_dim: int = 128,
-        L_dim: int = 32,
-        N_dim: int = 12,
-        D_out_dim: int = 192,
-        prior: str = "standard",
-        levels: int | None = None,
+        self, arch: str = "template", F_dim: int = 128, L_dim: int = 32, N_dim: int = 12, D_out_dim: int = 192,
+        prior: str = "standard", levels: int | None = None,
     ):
         super().__init__()
         if arch not in ARCHITECTURES or prior not in PRIORS:

@@ -128,14 +128,7 @@ def template_plan(windows: Tensor, steps: int, batch: int) -> Plan:
 
 
 def shuffled_plan(
-    clips: list[tuple[int, int]],
-    T: int,
-    steps: int,
-    batch: int,
-    seed: int,
-    epoch: int,
-    *,
-    random_start: bool = False,
+    clips: list[tuple[int, int]], T: int, steps: int, batch: int, seed: int, epoch: int, *, random_start: bool = False,
     shift: tuple[int, int] = (0, 0),
 ) -> Plan:
     """Windows that start anywhere in a clip [begin, end), each possible start once before any comes again.

@@ -41,12 +41,7 @@ class kl_annealing:
     """
 
     def __init__(
-        self,
-        kl_anneal_type: str,
-        n_iter: int,
-        n_cycle: int = 10,
-        ratio: float = 1.0,
-        beta_max: float = 1.0,
+        self, kl_anneal_type: str, n_iter: int, n_cycle: int = 10, ratio: float = 1.0, beta_max: float = 1.0,
         current: int = 0,
     ):
         kind = kl_type(kl_anneal_type)
@@ -120,10 +115,8 @@ class Schedules:
 
     def __init__(self, args: argparse.Namespace, steps: list[int]):
         self.args, self.steps, self.total = args, steps, sum(steps)
-        horizon = round(args.num_epoch * args.kl_horizon)
-        self.beta = kl_annealing(
-            args.kl_anneal_type, horizon, args.kl_anneal_cycle, args.kl_anneal_ratio, args.kl_beta
-        )
+        horizon, kind = round(args.num_epoch * args.kl_horizon), args.kl_anneal_type
+        self.beta = kl_annealing(kind, horizon, args.kl_anneal_cycle, args.kl_anneal_ratio, args.kl_beta)
 
     def done(self, epoch: int, step: int = 0) -> int:
         """Optimizer steps of the run before this one."""
