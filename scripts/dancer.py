@@ -8,9 +8,8 @@ import numpy as np
 
 FRAMES_PER_SECOND = 30
 
-CLOTHES = {"skin": (226, 170, 136), "hair": (74, 46, 32), "jacket": (190, 58, 46), "shirt": (240, 232, 216),
-           "trousers": (46, 58, 98), "shoe": (148, 88, 48), "dark": (60, 40, 34)}
-SKINS = ((226, 170, 136), (198, 134, 98), (141, 85, 54), (96, 62, 44), (240, 196, 164))
+SKIN, HAIR, EYE = (226, 170, 136), (74, 46, 32), (60, 40, 34)
+JACKET, SHIRT, TROUSERS, SHOE = (190, 58, 46), (240, 232, 216), (46, 58, 98), (148, 88, 48)
 
 ARMS = [f"{side}_{part}_{way}" for side in ("right", "left") for part in ("upper", "fore") for way in ("out", "ahead")]
 LEGS = [f"{side}_{angle}" for side in ("right", "left") for angle in ("leg_out", "leg_ahead", "knee")]
@@ -19,13 +18,6 @@ CHANNELS = ["x", "z", "yaw", *TRUNK, *LEGS, *ARMS]  # a key pose has a value for
 RELAXED = (0.14, 0.0, 0.08, 0.2)  # arm poses: upper arm (out, ahead), forearm (out, ahead); 0 hangs down
 ARM_POSES = [RELAXED, (1.5, 0, 1.5, 0), (2.6, 0.1, 2.9, 0), (2.2, 0, 2.4, 0), (1.5, 0, 2.9, 0.2), (0.1, 1.5, 0.1, 1.6),
              (0.8, -0.3, -0.7, 0.2), (0.8, 0, 0.9, 0.2), (0.4, 0.8, -1, 1.2), (1.4, 0.3, 0.4, 1.3), (0.3, -0.6, 0.3, 0)]
-
-
-def other_clothes(seed):
-    """Clothes, skin and hair of another dancer: {name: (r, g, b)} in 0..255."""
-    generator = np.random.default_rng(seed)
-    drawn = {name: tuple(generator.integers(20, 235, 3).tolist()) for name in CLOTHES}
-    return drawn | {"skin": SKINS[generator.integers(len(SKINS))], "dark": CLOTHES["dark"]}
 
 
 def both_arms(generator, right=RELAXED, left=RELAXED):
@@ -118,9 +110,8 @@ def hanging(ahead, outward, up, out_angle, ahead_angle):
     return outward * np.sin(out_angle) + np.cos(out_angle) * (ahead * np.sin(ahead_angle) - up * np.cos(ahead_angle))
 
 
-def make_skeleton(motion, legs=1.0):
-    """Joints (and unit vectors up, ahead, face, cheek) of the dancer, the lower foot on the floor: {name: (T, 3)}.
-    legs: length of the legs, in units of the usual length."""
+def make_skeleton(motion):
+    """Joints (and unit vectors up, ahead, face, cheek) of the dancer, the lower foot on the floor: {name: (T, 3)}."""
     forward, right = forward_and_right(motion["yaw"])
     vertical = np.zeros_like(forward) + (0, 1, 0)
     up = -hanging(-forward, -right, vertical, motion["sway"], motion["lean"])
@@ -132,8 +123,8 @@ def make_skeleton(motion, legs=1.0):
             "leg_out", "leg_ahead", "knee", "upper_out", "upper_ahead", "fore_out", "fore_ahead")}
         shin = m["leg_ahead"] - m["knee"]
         hip, shoulder = 0.095 * outward, 0.47 * up + 0.18 * outward
-        knee = hip + 0.44 * legs * hanging(forward, outward, vertical, m["leg_out"], m["leg_ahead"])
-        ankle = knee + 0.42 * legs * hanging(forward, outward, vertical, m["leg_out"], shin)
+        knee = hip + 0.44 * hanging(forward, outward, vertical, m["leg_out"], m["leg_ahead"])
+        ankle = knee + 0.42 * hanging(forward, outward, vertical, m["leg_out"], shin)
         toe = ankle + 0.17 * hanging(forward, outward, vertical, 0.3 + 0 * shin, 1.5 + 0.5 * shin) - 0.04 * vertical
         elbow = shoulder + 0.29 * hanging(ahead, outward, up, m["upper_out"], m["upper_ahead"])
         fore = hanging(ahead, outward, up, m["fore_out"], m["fore_ahead"])
@@ -147,24 +138,23 @@ def make_skeleton(motion, legs=1.0):
     return {name: v + place for name, v in s.items()} | {"up": up, "ahead": ahead, "face": face, "cheek": cheek}
 
 
-def make_solids(s, clothes):
+def make_solids(s):
     """The dancer's solids: (colour, bias towards the camera in m, [(centre (T, 3), radius in m), ...]) each."""
-    skin, hair, jacket, shirt, trousers, shoe, dark = clothes.values()
     head, up, ahead, face = s["head"], s["up"], s["ahead"], s["face"]
     waist, chest, collar = (s["middle_hip"] + share * (s["neck"] - s["middle_hip"]) for share in (0.3, 0.72, 0.9))
     torso = [(collar, 0.07), (chest, 0.125), (waist, 0.115)]
-    solids = [(jacket, 0.03, torso), (skin, 0, [(collar, 0.055), (head - 0.08 * up, 0.055)]),
-              (shirt, 0, [(chest + 0.09 * ahead + 0.06 * up, 0.05), (waist + 0.085 * ahead, 0.045)]),
-              (skin, 0, [(head + 0.012 * face + 0.01 * up, 0.096), (head + 0.035 * face - 0.085 * up, 0.052)]),
-              (skin, 0, [(s["nose"] - 0.015 * up, 0.021)]),
-              (hair, 0.01, [(head - 0.03 * face + 0.06 * up, 0.1), (head - 0.06 * face - 0.04 * up, 0.07)])]
+    solids = [(JACKET, 0.03, torso), (SKIN, 0, [(collar, 0.055), (head - 0.08 * up, 0.055)]),
+              (SHIRT, 0, [(chest + 0.09 * ahead + 0.06 * up, 0.05), (waist + 0.085 * ahead, 0.045)]),
+              (SKIN, 0, [(head + 0.012 * face + 0.01 * up, 0.096), (head + 0.035 * face - 0.085 * up, 0.052)]),
+              (SKIN, 0, [(s["nose"] - 0.015 * up, 0.021)]),
+              (HAIR, 0.01, [(head - 0.03 * face + 0.06 * up, 0.1), (head - 0.06 * face - 0.04 * up, 0.07)])]
     for side in ("right", "left"):
         hip, knee, ankle, heel, toe, shoulder, elbow, wrist, hand, eye, ear = (s[f"{side}_{name}"] for name in (
             "hip", "knee", "ankle", "heel", "toe", "shoulder", "elbow", "wrist", "hand", "eye", "ear"))
         torso += [(shoulder + 0.25 * (chest - shoulder), 0.08), (hip + 0.06 * up, 0.1)]
         cuff = elbow + 0.45 * (wrist - elbow)
-        solids += [(trousers, 0, [(hip, 0.098), (knee, 0.066)]), (trousers, 0, [(knee, 0.066), (ankle, 0.05)]),
-                   (shoe, 0.01, [(heel, 0.048), (ankle, 0.05), (toe, 0.042)]), (skin, 0.07, [(hand, 0.046)]),
-                   (jacket, 0.06, [(shoulder, 0.068), (elbow, 0.054)]), (jacket, 0.08, [(elbow, 0.054), (cuff, 0.05)]),
-                   (skin, 0.07, [(cuff, 0.04), (wrist, 0.033)]), (dark, 0, [(eye, 0.014)]), (skin, 0.03, [(ear, 0.02)])]
+        solids += [(TROUSERS, 0, [(hip, 0.098), (knee, 0.066)]), (TROUSERS, 0, [(knee, 0.066), (ankle, 0.05)]),
+                   (SHOE, 0.01, [(heel, 0.048), (ankle, 0.05), (toe, 0.042)]), (SKIN, 0.07, [(hand, 0.046)]),
+                   (JACKET, 0.06, [(shoulder, 0.068), (elbow, 0.054)]), (JACKET, 0.08, [(elbow, 0.054), (cuff, 0.05)]),
+                   (SKIN, 0.07, [(cuff, 0.04), (wrist, 0.033)]), (EYE, 0, [(eye, 0.014)]), (SKIN, 0.03, [(ear, 0.02)])]
     return solids

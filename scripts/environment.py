@@ -1,6 +1,6 @@
 """The virtual environment of demo.py and test.py, and programs that run in it. Standard library only.
 
-VENV=path names the environment (default: .venv), PYTHON the interpreter that makes it (default: the one running this).
+VENV=path names the environment (default: .venv). The interpreter that runs this makes it.
 """
 
 import os
@@ -14,10 +14,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may have letters that a console lacks
 
 
-def full_path(path):
-    return Path(os.path.abspath(os.path.expanduser(path)))
-
-
 def fail(message):
     print("error: " + message, file=sys.stderr)
     sys.exit(2)
@@ -25,17 +21,14 @@ def fail(message):
 
 def make_environment(*packages):
     """Install requirements.txt and the packages into the environment. Returns the path of its python."""
-    python = os.environ.get("PYTHON") or sys.executable
-    folder = full_path(os.environ["VENV"]) if os.environ.get("VENV") else ROOT / ".venv"
+    folder = Path(os.environ.get("VENV") or ROOT / ".venv").expanduser().absolute()
     inside = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not inside.exists():
-        if not shutil.which(python):
-            fail(f"PYTHON {python}: no program of this name was found")
-        if subprocess.call([python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]):
-            fail("Python 3.10 or newer is needed (PYTHON=path names one)")
+        if sys.version_info < (3, 10):  # noqa: UP036
+            fail("Python 3.10 or newer is needed: start this script with one")
         print(f"Making the virtual environment {folder}", flush=True)
         is_new = not folder.exists()
-        if subprocess.call([python, "-m", "venv", str(folder)]):
+        if subprocess.call([sys.executable, "-m", "venv", str(folder)]):
             if is_new:  # an environment without pip could not be used next time
                 shutil.rmtree(str(folder), ignore_errors=True)
             fail(f"{folder} could not be made; VENV=path names an existing environment")

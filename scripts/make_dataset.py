@@ -15,44 +15,37 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from dancer import CLOTHES, make_motion, make_skeleton, make_solids, other_clothes
+from dancer import make_motion, make_skeleton, make_solids
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from modules.options import number
 from modules.pose.keypoints import openpose_person, write_coco
-from modules.pose.output import check_out, new_dataset
+from modules.pose.output import new_dataset
 from modules.pose.skeleton import LINE, NAMES, SUPERSAMPLE, hull, paint, pose_polygons
 from modules.progress import Progress
 from modules.runtime import InputError, run_program
 
-PROGRAM = "make_dataset"
 CAMERA_HEIGHT, CAMERA_DISTANCE, FOCAL, HORIZON = 1.1, 6.0, 2.4, 0.47  # m, m, image heights, share of the height
 WALL = 2.2  # m behind the middle of the stage
 CLIP_OFFSET = 10000  # training clips start at multiples of it: a jump in the frame numbers is a cut
 
 
 class Scene(NamedTuple):
-    """Who dances where in front of which camera, and the size of the image in pixels."""
+    """The size of the image in pixels, and the size and place of the dancer."""
 
     height: int
     width: int
     body: float = 1.0  # scale of the dancer and of the dancer's steps
     offset: tuple[float, float] = (0.0, 0.0)  # m to the right and away from the camera
-    camera_height: float = CAMERA_HEIGHT  # m
-    camera_distance: float = CAMERA_DISTANCE  # m from the middle of the stage
-    clothes: dict = CLOTHES
-
-    def larger(self, times):
-        return self._replace(height=times * self.height, width=times * self.width)
 
     def project(self, points):
         """Points (..., 3) of the dance in m to pixels (..., 2), and the pixels per metre of the dancer there (...)."""
         points = self.body * points + (self.offset[0], 0, self.offset[1])
-        scale = FOCAL * self.height / (points[..., 2] + self.camera_distance)
+        scale = FOCAL * self.height / (points[..., 2] + CAMERA_DISTANCE)
         across = self.width / 2 + points[..., 0] * scale
-        down = HORIZON * self.height + (self.camera_height - points[..., 1]) * scale
+        down = HORIZON * self.height + (CAMERA_HEIGHT - points[..., 1]) * scale
         return np.stack([across, down], -1), self.body * scale
 
 
@@ -66,23 +59,20 @@ OPTIONS = {  # name: (type, default, least, most, help)
     "test_sequences": (int, 2, 1, 1000, "test sequences"),
     "test_frames": (int, 630, 2, 10**6, "frames of each test sequence"),
     "broken_poses": (float, 0.01, 0, 1, "share of blank or incomplete poses, in training and in test sequence 0"),
-    "broken_run": (int, 4, 1, 10**6, "longest run of frames with broken poses, see --broken_poses"),
     "height_factor": (float, 1.0, 0.5, 1.5, "height of the dancer, in units of 1.7 m; the steps grow with it"),
-    "leg_factor": (float, 1.0, 0.7, 1.3, "length of the legs, in units of the usual length"),
-    "camera_height": (float, CAMERA_HEIGHT, 0.3, 2.0, "height of the camera in m"),
-    "camera_distance": (float, CAMERA_DISTANCE, 3.0, 12.0, "distance of the camera from the middle of the stage in m"),
 }
 
 SHADES = ((1.0, 0.74), (0.8, 0.95), (0.45, 1.12))  # (share of the radius, brightness), from the rim to the light
 LIGHT = (-0.35, -0.5)  # direction of the light in the image
 
+BROKEN_RUN = 4  # frames, at most
 LOSSES = [".*", "right_(hip|knee|ankle|toe)", "left_(hip|knee|ankle|toe)", "(right|left)_(elbow|wrist)"]
 
 
 def dancer_polygons(skeleton, scene):
     """The dancer, shaded; farther limbs are darker."""
     depths, solid_polygons = [], []
-    for colour, bias, spheres in make_solids(skeleton, scene.clothes):
+    for colour, bias, spheres in make_solids(skeleton):
         points = np.stack([centre for centre, _ in spheres], 1)  # (T, n, 3)
         centres, scale = scene.project(points)
         radii, depth = scale * [radius for _, radius in spheres], points[..., 2].mean(1)
@@ -102,7 +92,7 @@ def draw_studio(scene):
     """The empty studio (H, W, 3) in 0..1: lamps over a grey wall, a floor line, darker sides."""
     height, width = scene.height, scene.width
     down, across = (np.arange(height) + 0.5)[:, None] / height, (np.arange(width) + 0.5 - width / 2) / height
-    below = down - HORIZON - scene.camera_height * FOCAL / (scene.camera_distance + WALL)  # the floor line
+    below = down - HORIZON - CAMERA_HEIGHT * FOCAL / (CAMERA_DISTANCE + WALL)  # the floor line
     light = 0.58 + 0.1 * down + 0.05 * np.tanh(below / 0.015) - 0.13 * np.exp(-(below / 0.018) ** 2)
     light = light + 0.14 * np.exp(-((across + 0.2) / 0.7) ** 2 - ((down - 0.6) / 0.35) ** 2)
     light -= 0.1 * (across * height / width * 2) ** 2
@@ -134,27 +124,28 @@ def find_joints(skeleton, generator, scene):
     return pixels, seen
 
 
-def break_poses(seen, generator, share, longest):
-    """Lose a leg, the forearms or all joints of `seen` in runs of up to `longest` frames, never in the first frame."""
+def break_poses(seen, generator, share):
+    """Lose a leg, the forearms or all joints of `seen` in runs of up to BROKEN_RUN frames, never in the first frame."""
     left, loss = np.arange(1, len(seen)), LOSSES[0]
     wanted = min(max(1, round(share * len(seen))), len(left)) if share > 0 else 0
     while wanted:
-        run = left[left >= generator.choice(left)][:min(generator.integers(1, longest + 1), wanted)]
+        run = left[left >= generator.choice(left)][:min(generator.integers(1, BROKEN_RUN + 1), wanted)]
         seen[np.ix_(run, [bool(re.fullmatch(loss, name)) for name in NAMES])] = False
         left, wanted, loss = np.setdiff1d(left, run), wanted - len(run), generator.choice(LOSSES)
 
 
-def write_sequence(folders, frames, seed, first_number, broken, scene, legs, progress):
+def write_sequence(folders, frames, seed, first_number, broken, scene, progress):
     """Draw a sequence from its own seeds into the folders of frames and of poses.
 
-    broken: share and longest run, see break_poses. Returns joints (T, J, 3): x, y in pixels, and 1, or 0 if not seen.
+    broken: share of broken poses. Returns joints (T, J, 3): x, y in pixels, and 1, or 0 if not seen.
     """
     motion_random, joint_random, break_random = (np.random.default_rng([*seed, stream]) for stream in range(3))
     reach = max(scene.width / scene.height * CAMERA_DISTANCE / FOCAL / 2 - 0.4, 0.1)  # m to the edge of the image
-    large, studio = scene.larger(SUPERSAMPLE), draw_studio(scene)
-    whole = make_skeleton(make_motion(motion_random, frames, reach), legs)
+    studio = draw_studio(scene)
+    large = scene._replace(height=SUPERSAMPLE * scene.height, width=SUPERSAMPLE * scene.width)
+    whole = make_skeleton(make_motion(motion_random, frames, reach))
     pixels, seen = find_joints(whole, joint_random, large)
-    break_poses(seen, break_random, *broken)
+    break_poses(seen, break_random, broken)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, frames, 64):  # bounds the memory
@@ -193,19 +184,17 @@ def write_keypoints(out, joints, scene):
 
 def write_dataset(out, args):
     """Write train, val and test below a new folder. Each sequence has its own seed: (seed, split, index)."""
-    scene = Scene(args.height, args.width, args.height_factor, tuple(args.offset), args.camera_height,
-                  args.camera_distance, CLOTHES if args.colors is None else other_clothes(args.colors))
-    broken, whole = (args.broken_poses, args.broken_run), (0, 1)
+    scene = Scene(args.height, args.width, args.height_factor, tuple(args.offset))
     sequences = [(("train/train_img", "train/train_label"), args.train_frames // args.train_clips + (
-        clip < args.train_frames % args.train_clips), (args.seed, 0, clip), clip * CLIP_OFFSET, broken)
+        clip < args.train_frames % args.train_clips), (args.seed, 0, clip), clip * CLIP_OFFSET, args.broken_poses)
         for clip in range(args.train_clips)]
-    sequences += [(("val/val_img", "val/val_label"), args.val_frames, (args.seed, 1, 0), 0, whole)]
+    sequences += [(("val/val_img", "val/val_label"), args.val_frames, (args.seed, 1, 0), 0, 0)]
     sequences += [((f"test/test_gt/{index}", f"test/test_label/{index}"), args.test_frames, (args.seed, 2, index), 0,
-                   broken if index == 0 else whole) for index in range(args.test_sequences)]
+                   args.broken_poses if index == 0 else 0) for index in range(args.test_sequences)]
     joints = {}
     with Progress("drawing", sum(sequence[1] for sequence in sequences), "frame") as progress:
         for folders, *rest in sequences:
-            clip = write_sequence([out / folder for folder in folders], *rest, scene, args.leg_factor, progress)
+            clip = write_sequence([out / folder for folder in folders], *rest, scene, progress)
             joints.setdefault(folders[0], []).append((rest[2], clip))
     for truth in (out / "test/test_gt").glob("*/frame000000.png"):
         given = out / "test/test_img" / truth.parent.name
@@ -215,38 +204,24 @@ def write_dataset(out, args):
         write_keypoints(out, joints, scene)
 
 
-def check(args):
-    """InputError if the arguments do not fit together, or if something in OUT would be lost."""
-    for name in ("height", "width"):
-        if getattr(args, name) % 8:
-            raise InputError(f"--{name} {getattr(args, name)}: expected a multiple of 8")
-    if not 2 <= args.train_frames / args.train_clips < CLIP_OFFSET - 100:
-        raise InputError(f"--train_frames {args.train_frames} in {args.train_clips} clips: expected 2 to "
-                         f"{CLIP_OFFSET - 101} frames per clip")
-    check_out(args.out)
-
-
-def refuse(message):
-    raise InputError(message)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.error = refuse
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for train, val and test; new or empty")
     for name, (kind, default, least, most, text) in OPTIONS.items():
         parser.add_argument(f"--{name}", type=number(kind, least, most), default=default, metavar="N", help=text)
     parser.add_argument("--offset", type=number(float, -1.5, 1.5), nargs=2, default=[0.0, 0.0], metavar=("X", "Z"),
                         help="place of the dancer, m to the right and away from the camera")
-    parser.add_argument("--colors", type=number(int, 0, 2**62), metavar="SEED",
-                        help="seed of other clothes, skin and hair")
     parser.add_argument("--keypoints", action="store_true", help="also write the joints: OUT/openpose, a JSON file per "
                         "frame in OpenPose's format, and OUT/keypoints.json for drive.py")
     args = parser.parse_args()
-    check(args)
-    settings = {name: value for name, value in vars(args).items() if name != "out"}
-    with new_dataset(args.out, PROGRAM, settings) as new:
+    if args.height % 8 or args.width % 8:
+        raise InputError(f"--height {args.height} --width {args.width}: expected multiples of 8")
+    if not 2 <= args.train_frames / args.train_clips < CLIP_OFFSET - 100:
+        raise InputError(f"--train_frames {args.train_frames} in {args.train_clips} clips: expected 2 to "
+                         f"{CLIP_OFFSET - 101} frames per clip")
+    with new_dataset(args.out, "make_dataset", vars(args)) as new:
         write_dataset(new, args)
 
 

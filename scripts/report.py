@@ -33,9 +33,8 @@ from modules.show.curves import draw_curves
 from modules.show.panels import ERROR_FULL, HEAT, error_legend
 from modules.show.runs import Run, best_validation, read_run
 
-MEGABYTES = 9.0  # of all images, encoded, at most
+MEGABYTES = 6.5  # of all frames as PNG; a sheet with more than its share of them is a JPEG
 WIDEST = 128  # px: wider frames are shrunk
-QUALITIES = (None, 92, 80, 65, 50)  # PNG, then JPEG: the first that is small enough
 CURVES = {
     "val_psnr": "Validation PSNR over the epochs", "psnr_per_frame": "PSNR per frame", "loss_linear": "Training loss",
     "loss_log": "Training loss, log axis", "beta": "KL weight", "tfr": "Teacher forcing ratio", "lr": "Learning rate",
@@ -48,8 +47,7 @@ def main() -> None:
     parser.add_argument("--test", help="the folder that Tester.py wrote (default: RUN/test, where there is one)")
     parser.add_argument("--out", help="the page (default: RUN/report.html)")
     args = parser.parse_args()
-    run = read_run(args.run, args.test)
-    page = build_page(run).encode()
+    page = build_page(read_run(args.run, args.test)).encode()
     out = Path(args.out or Path(args.run) / "report.html")
     write_bytes(out, page)
     print(f"Wrote {out}, {len(page) / 1e6:.1f} MB")
@@ -57,7 +55,10 @@ def main() -> None:
 
 def build_page(run: Run) -> str:
     """The whole page as text."""
-    sequences = encode_sequences(read_sequences(run), run)
+    tested = (run.test or {}).get("sequences", [])
+    most = MEGABYTES * 1e6 / max(1, 3 * len(tested))
+    sequences = [encode(s, read_frames(run.test_folder / f"seq{s['name']}" / "frames.npz"), most) for s in tested]
+    machine = run.folder / "environment.json"
     data = {"sequences": sequences, "heat": HEAT.tolist(), "error_full": ERROR_FULL}
     parts = {
         "title": html.escape(f"Run {run.name}"),
@@ -67,7 +68,8 @@ def build_page(run: Run) -> str:
         "scores": score_table(run.test),
         "curves": curves(run),
         "configuration": definition_list(run.settings) or "<p>The folder holds no checkpoint with its settings.</p>",
-        "environment": environment(run),
+        "environment": definition_list(read_json(machine)) if machine.is_file()
+        else "<p>The folder holds no environment.json.</p>",
         "data": json.dumps(finite(data), allow_nan=False).replace("<", "\\u003c"),
     }
     template = (Path(__file__).parent / "report_template.html").read_text(encoding="utf-8")
@@ -87,25 +89,14 @@ def summarise(run: Run) -> str:
     return words
 
 
-def read_sequences(run: Run) -> dict[str, dict[str, np.ndarray]]:
-    """The frames of every test sequence by its name, see read_frames."""
-    names = [str(sequence["name"]) for sequence in (run.test or {}).get("sequences", [])]
-    return {name: read_frames(run.test_folder / f"seq{name}" / "frames.npz") for name in names}
-
-
 def read_frames(path: Path) -> dict[str, np.ndarray]:
     """truth (if known), pose and prediction of one frames.npz, (T, H, W, 3) uint8 each, at most WIDEST wide."""
-    if not path.is_file():
-        raise InputError(f"{path}: not found; expected the folder that Tester.py wrote (run it again if it is older)")
     try:
         with np.load(path) as arrays:
             frames = {name: arrays[name] for name in ("truth", "pose", "prediction") if name in arrays.files}
-        shape = frames["prediction"].shape
-        if len(shape) != 4 or any(x.dtype != np.uint8 or x.shape != shape for x in (frames["pose"], *frames.values())):
-            raise ValueError("not frames of one size")
+        _, height, width, _ = frames["prediction"].shape
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected what Tester.py wrote") from None
-    height, width = shape[1:3]
     if width <= WIDEST:
         return frames
     size = (WIDEST, max(1, round(height * WIDEST / width)))
@@ -113,35 +104,27 @@ def read_frames(path: Path) -> dict[str, np.ndarray]:
             for name, images in frames.items()}
 
 
-def encode_sequences(sequences: dict[str, dict[str, np.ndarray]], run: Run) -> list[dict]:
-    """What the page's players need, with all frames of a kind in one sheet; JPEG if PNG would be too large."""
-    scores = {str(s["name"]): finite(s["psnr_per_frame"]) or [] for s in (run.test or {}).get("sequences", [])}
-    for quality in QUALITIES:
-        encoded = []
-        for name, frames in sequences.items():
-            count, height, width, _ = frames["prediction"].shape
-            columns = max(1, math.ceil(math.sqrt(count * height / width)))
-            sprites = {kind: encode_sheet(images, columns, None if kind == "pose" else quality)
-                       for kind, images in frames.items()}
-            psnr = scores[name] if any(value is not None for value in scores[name]) else None
-            encoded.append({"name": name, "frames": count, "height": height, "width": width, "columns": columns,
-                            "psnr": psnr, "sprites": sprites})
-        if sum(len(sprite) for sequence in encoded for sprite in sequence["sprites"].values()) <= MEGABYTES * 1e6:
-            break
-    return encoded
+def encode(sequence: dict, frames: dict[str, np.ndarray], most: float) -> dict:
+    """What the page's player needs: the Tester's scores, and all frames of a kind in one sheet, see encode_sheet."""
+    count, height, width, _ = frames["prediction"].shape
+    columns = max(1, math.ceil(math.sqrt(count * height / width)))
+    psnr = finite(sequence["psnr_per_frame"]) or []
+    return {"name": str(sequence["name"]), "frames": count, "height": height, "width": width, "columns": columns,
+            "psnr": psnr if any(value is not None for value in psnr) else None,
+            "sprites": {kind: encode_sheet(images, columns, most) for kind, images in frames.items()}}
 
 
-def encode_sheet(frames: np.ndarray, columns: int, quality: int | None) -> str:
-    """All frames (T, H, W, 3) row by row in one image, as a data URL: PNG, or JPEG of that quality."""
+def encode_sheet(frames: np.ndarray, columns: int, most: float) -> str:
+    """All frames (T, H, W, 3) row by row in one image, as a data URL: PNG, or JPEG where a PNG has more bytes."""
     T, height, width, _ = frames.shape
-    rows = math.ceil(T / columns)
-    padded = np.zeros((rows * columns, height, width, 3), np.uint8)
-    padded[:T] = frames
-    sheet = padded.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    kind, options = ("png", {}) if quality is None else ("jpeg", {"quality": quality, "subsampling": 0})
-    buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, kind, optimize=True, **options)
-    return data_url(f"image/{kind}", buffer.getvalue())
+    sheet, png, jpeg = Image.new("RGB", (columns * width, math.ceil(T / columns) * height)), io.BytesIO(), io.BytesIO()
+    for t, frame in enumerate(frames):
+        sheet.paste(Image.fromarray(frame), (t % columns * width, t // columns * height))
+    sheet.save(png, "png", optimize=True)
+    if png.tell() <= most:
+        return data_url("image/png", png.getvalue())
+    sheet.save(jpeg, "jpeg", quality=80, subsampling=0)
+    return data_url("image/jpeg", jpeg.getvalue())
 
 
 def data_url(kind: str, contents: bytes) -> str:
@@ -200,18 +183,10 @@ def curves(run: Run) -> str:
                    for name, title in CURVES.items() if name in drawn)
 
 
-def environment(run: Run) -> str:
-    """The machine and the versions of the training run."""
-    path = run.folder / "environment.json"
-    return definition_list(read_json(path)) if path.is_file() else "<p>The folder holds no environment.json.</p>"
-
-
 def definition_list(values: dict) -> str:
     """Names and values in columns."""
-    items = "".join(
-        f"<div><dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd></div>"
-        for key, value in values.items()
-    )
+    items = "".join(f"<div><dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd></div>"
+                    for key, value in values.items())
     return f"<dl>{items}</dl>" if items else ""
 
 

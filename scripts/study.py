@@ -15,7 +15,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -32,54 +31,29 @@ from modules.score.latent import latent_use
 from modules.show.curves import draw_curves
 from modules.show.runs import Run, read_run
 
-
-class Study(NamedTuple):
-    """What is compared."""
-
-    help: str
-    flags: str  # of every recipe; flags on the command line win
-    recipes: dict[str, str]  # name -> flags
-    report: dict[str, float] = {}  # recipe -> dB, the report's average over its test sequences
-
-
-STUDIES = {
-    "kl": Study(
-        "settings of the KL weight under the report's protocol; --preset chooses another", "--preset report",
-        {kind: f"--kl_anneal_type {kind}" for kind in ("Cyclical", "Monotonic", "None", "Constant")},
-        {"Cyclical": 21.535, "Monotonic": 21.488, "None": 22.648},
-    ),
-    "sizes": Study(
-        "frame sizes in pixels; the images of --DR should be as large as the largest",
-        "--num_epoch 16 --epoch_steps 250 --val_every 8 --pictures none",
-        {f"{height}x{width}": f"--frame_H {height} --frame_W {width}"
-         for height, width in ((32, 64), (64, 64), (64, 128), (128, 256))},
-    ),
-    "to_score": Study(
-        "the score after a number of steps, with schedules made for that length",
-        "--num_epoch 1 --pictures none",
-        {"60": "--epoch_steps 60", "120": "--epoch_steps 120", "250": "--epoch_steps 250", "620": "--epoch_steps 620",
-         "1400_of_32": "--epoch_steps 1400 --batch_size 32 --lr 7e-3 --warmup_steps 25"},
-    ),
-    "own": Study("only recipes given with --recipe", "", {}),
+STUDIES = {  # name -> flags of every recipe, which the command line may replace, and flags of each recipe by its name
+    "kl": ("--preset report",
+           {kind: f"--kl_anneal_type {kind}" for kind in ("Cyclical", "Monotonic", "None", "Constant")}),
+    "sizes": ("--num_epoch 16 --epoch_steps 250 --val_every 8 --pictures none",
+              {f"{height}x{width}": f"--frame_H {height} --frame_W {width}"
+               for height, width in ((32, 64), (64, 64), (64, 128), (128, 256))}),
+    "to_score": ("--num_epoch 1 --pictures none",
+                 {steps: f"--epoch_steps {steps}" for steps in ("60", "120", "250", "620")}
+                 | {"1400_of_32": "--epoch_steps 1400 --batch_size 32 --lr 7e-3 --warmup_steps 25"}),
+    "own": ("", {}),
 }
-LATENT = {  # of `latent_use`: key -> column; PSNR in dB, changes in levels of 255
-    "kl": "KL, nats a frame", "active": "active units", "units": "latent units", "psnr_posterior": "posterior's mean",
-    "psnr_prior": "prior's mean", "gain": "gain", "psnr_sample": "mean sample", "psnr_best_sample": "best sample",
-    "diversity": "diversity", "change_sample": "change of a sample", "change_truth": "of the truth",
-    "kl_per_dimension": "KL per channel",
-}
+REPORT = {"Cyclical": 21.535, "Monotonic": 21.488, "None": 22.648}  # dB, the report's averages over its test sequences
+LATENT = ("kl", "active", "units", "psnr_posterior", "psnr_prior", "gain", "psnr_sample", "psnr_best_sample",
+          "diversity", "change_sample", "change_truth")  # columns, see `latent_use`
 FREE = ("save_root", "DR", "device", "num_workers", "cache_dir", "pictures")  # flags that may differ between runs
-DIGITS = {"active units": 0, "latent units": 0, "KL, nats a frame": 1, "training, frames/s": 0, "training, s": 1,
-          "with validation, s": 1, "prediction, frames/s": 0}  # digits after the point of table columns; 2 in others
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "study.py", description=__doc__.splitlines()[0], allow_abbrev=False,
-        epilog="Other flags are given to Trainer.py. " + "; ".join(f"{k}: {s.help}" for k, s in STUDIES.items()) + ".",
-    )
-    parser.add_argument("study", choices=(*STUDIES, "latent"), help="latent: only measure z of checkpoints")
-    parser.add_argument("checkpoints", nargs="*", metavar="CKPT", help="after latent: what to measure")
+    parser = argparse.ArgumentParser("study.py", description=__doc__.splitlines()[0], allow_abbrev=False,
+                                     epilog="Other flags are given to Trainer.py for every recipe.")
+    parser.add_argument("study", choices=(*STUDIES, "latent"),
+                        help="what to compare; own: only recipes of --recipe; latent: only z of checkpoints")
+    parser.add_argument("checkpoints", nargs="*", metavar="CKPT", help="after latent: the checkpoints to measure")
     parser.add_argument("--DR", required=True, help="data set: the folder that holds train/, val/ and test/")
     parser.add_argument("--save_root", required=True, help="folder of the study")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per recipe and seed (default: 0)")
@@ -91,10 +65,10 @@ def main() -> None:
         raise InputError("expected checkpoints after latent, and only there")
     if args.checkpoints:
         flags = parse_trainer(["--DR", args.DR, "--save_root", args.save_root, *others])
-        return write_table(root / "latent", make_table({path: [measure_latent(Path(path), flags)]
-                                                        for path in args.checkpoints}))
-    study, runs = STUDIES[args.study], {}
-    recipes = study.recipes | dict(map(parse_recipe, args.recipe))
+        uses = {path: [measure_latent(Path(path), flags)] for path in args.checkpoints}
+        return write_table(root / "latent", make_table(uses))
+    (common, recipes), runs = STUDIES[args.study], {}
+    recipes = recipes | dict(map(parse_recipe, args.recipe))
     chosen = args.only or list(recipes)
     if not chosen or not set(chosen) <= set(recipes):
         raise InputError(f"recipes {', '.join(chosen) or 'none'}: expected some of {', '.join(recipes) or '--recipe'}")
@@ -102,11 +76,11 @@ def main() -> None:
         for name in chosen:
             place = ["--DR", args.DR, "--save_root", str(root / name / f"seed{seed}")]
             own = [*shlex.split(recipes[name]), "--seed", str(seed)]
-            runs[name, seed] = check_run([*shlex.split(study.flags), *place], others, own)
+            runs[name, seed] = check_run([*common.split(), *place], others, own)
     for (name, seed), (flags, settings) in runs.items():
         train_and_test(f"{name}, seed {seed}", flags, settings)
-    folders = {name: [root / name / f"seed{seed}" for seed in args.seeds] for name in chosen}
-    write_results(root, {name: [read_run(folder) for folder in seeds] for name, seeds in folders.items()}, study.report)
+    done = {name: [read_run(root / name / f"seed{seed}") for seed in args.seeds] for name in chosen}
+    write_results(root, done, REPORT if args.study == "kl" else {})
 
 
 def parse_recipe(text: str) -> tuple[str, str]:
@@ -134,7 +108,7 @@ def check_run(common: list[str], others: list[str], own: list[str]) -> tuple[lis
 
 
 def train_and_test(title: str, flags: list[str], args: argparse.Namespace) -> None:
-    """Train and test one run, or what is left of it."""
+    """Train, test and measure one run. What is done already is not repeated."""
     folder = Path(args.save_root)
     done = len(read_run(folder).history) if (folder / "metrics.csv").is_file() else 0
     best, scores, latent = folder / "best.ckpt", folder / "test" / "metrics.json", folder / "latent.json"
@@ -155,24 +129,23 @@ def is_newer(path: Path, other: Path) -> bool:
 
 
 def call(program: str, *arguments) -> None:
-    """Run one of the two programs; its own error stands above ours."""
+    """Run Trainer.py or Tester.py, which print their own errors. InputError where it fails."""
     code = subprocess.run([sys.executable, str(ROOT / program), *map(str, arguments)]).returncode
     if code:
         raise InputError(f"{program} ended with code {code}, see above; the same command again resumes from here")
 
 
 def measure_latent(checkpoint: Path, args: argparse.Namespace) -> dict:
-    """What z does on the first validation sequence, and the number of parameters: the columns of LATENT."""
+    """`latent_use` of the first validation sequence, and the number of parameters."""
     model, size = model_from_checkpoint(load_checkpoint(checkpoint), checkpoint)
     data = Dataset_Dance(args.DR, "val", *size, val_vi_len=args.val_vi_len, cache_dir=args.cache_dir)
     device = pick_device(args.device)
     use = latent_use(model.to(device), data.sequences[0], pick_precision(args.precision, device))
-    parameters = sum(p.numel() for p in model.parameters())
-    return {title: use[key] for key, title in LATENT.items()} | {"parameters, M": parameters / 1e6}
+    return {key: use[key] for key in LATENT} | {"parameters": sum(p.numel() for p in model.parameters())}
 
 
 def write_results(root: Path, runs: dict[str, list[Run]], report: dict[str, float]) -> None:
-    """All tables and figures. runs: recipe -> its runs, one per seed; report: see Study."""
+    """All tables and figures. runs: recipe -> its runs, one per seed; report: recipe -> dB, an average to compare."""
     uses = {name: [read_json(run.folder / "latent.json") for run in seeds] for name, seeds in runs.items()}
     table = make_table({name: list(map(score_columns, seeds)) for name, seeds in runs.items()})
     if report:
@@ -199,14 +172,12 @@ def score_columns(run: Run) -> dict[str, float | None]:
     }
 
 
-def cost_columns(run: Run) -> dict[str, float | None]:
-    """Seconds and speed. Seconds of training alone are known for runs with --epoch_steps."""
-    flags, rates = run.settings, [row["frames_per_second"] for row in run.history]
-    frames = (flags["epoch_steps"] or 0) * flags["batch_size"] * (flags["train_vi_len"] - 1)  # predicted in an epoch
-    predicted = sum(s["frames"] - 1 for s in run.test["sequences"])
+def cost_columns(run: Run) -> dict[str, float]:
+    """Seconds of training with its validations, and the speed of training and prediction in frames/s."""
+    predicted = sum(sequence["frames"] - 1 for sequence in run.test["sequences"])
     return {
-        "training, s": sum(frames / rate for rate in rates) or None,
-        "with validation, s": sum(row["seconds"] for row in run.history), "training, frames/s": np.mean(rates),
+        "training, s": sum(row["seconds"] for row in run.history),
+        "training, frames/s": np.mean([row["frames_per_second"] for row in run.history]),
         "prediction, frames/s": predicted / run.test["seconds"],
     }
 
@@ -215,16 +186,15 @@ def make_table(measured: dict[str, list[dict]]) -> list[list[str]]:
     """Header and a row per recipe. measured: recipe -> the columns of each of its runs."""
     names = list(next(iter(measured.values()))[0])
     return [["recipe", *names, "seeds"], *(
-        [recipe, *(cell([seed[name] for seed in seeds], DIGITS.get(name, 2)) for name in names), str(len(seeds))]
+        [recipe, *(cell([seed[name] for seed in seeds]) for name in names), str(len(seeds))]
         for recipe, seeds in measured.items())]
 
 
-def cell(values: list, digits: int = 2) -> str:
-    """"mean ± sample standard deviation"; the mean alone of lists or of one value; empty where a value is unknown."""
+def cell(values: list) -> str:
+    """"mean ± sample standard deviation"; the mean alone of one value; empty where a value is unknown."""
     if None in values:
         return ""
-    if isinstance(values[0], list):
-        return " ".join(f"{value:.3g}" for value in np.mean(values, axis=0))
+    digits = 0 if isinstance(values[0], int) else 2
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{deviation}"
 

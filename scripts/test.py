@@ -1,6 +1,6 @@
 """Install into a virtual environment, then run ruff and pytest: python scripts/test.py [pytest arguments]
 
-VENV=path names an environment, PYTHON=path the interpreter that makes one.
+VENV=path names an environment.
 """
 
 import sys

@@ -22,10 +22,10 @@ FEW = ["--height", 16, "--width", 32, "--train_frames", 40, "--train_clips", 1, 
        1, "--test_frames", 12, "--broken_poses", 0, "--keypoints"]
 
 
-def dance(scene, seed, frames, legs=1.0):
+def dance(scene, seed, frames):
     """The joints (T, J, 3) of one motion before any camera, as a detector finds them."""
     motion, detector = (np.random.default_rng([seed, stream]) for stream in range(2))
-    pixels, seen = find_joints(make_skeleton(make_motion(motion, frames, 2.0), legs), detector, scene)
+    pixels, seen = find_joints(make_skeleton(make_motion(motion, frames, 2.0)), detector, scene)
     return np.concatenate([pixels, np.ones_like(pixels[..., :1])], -1) * seen[..., None]
 
 
@@ -35,13 +35,12 @@ def error(joints, truth):
     return np.sqrt(np.square(joints - truth)[both][:, :2].sum(-1).mean())
 
 
-@pytest.mark.parametrize("other, legs", [
-    (Scene(32, 64, 0.85, (0.5, 0.4)), 1.0), (Scene(32, 64, 1.15, (0.3, 0.8)), 1.0), (Scene(64, 128, 0.85), 1.0),
-    (Scene(32, 64, 0.85, (0.5, 0.4), 1.3, 6.5), 1.0), (Scene(32, 64, 0.85, (0.5, 0.4)), 1.1)])
-def test_the_fitted_dance_lies_on_the_other_dancers(other, legs):
+@pytest.mark.parametrize("other", [
+    Scene(32, 64, 0.85, (0.5, 0.4)), Scene(32, 64, 1.15, (0.3, 0.8)), Scene(64, 128, 0.85)])
+def test_the_fitted_dance_lies_on_the_other_dancers(other):
     """A dances as B did: fitted, the joints are within a pixel or so of B's, otherwise far off. A detector's errors
     hardly move the dancer."""
-    a, b = dance(Scene(32, 64), 3, 900), dance(other, 3, 900, legs)
+    a, b = dance(Scene(32, 64), 3, 900), dance(other, 3, 900)
     fitted = fit_to(a, find_standing(a, 0.3, "A"), find_standing(b, 0.3, "B"))
     assert error(fitted, b) < 1.0 * other.height / 32 < error(a, b) / 3
     wrong = a.copy()
@@ -56,7 +55,7 @@ def test_the_fitted_dance_lies_on_the_other_dancers(other, legs):
 def dancers(tmp_path_factory):
     """A and B, the same motion."""
     folder = tmp_path_factory.mktemp("dancers")
-    for name, more in (("A", []), ("B", ["--height_factor", 0.85, "--offset", 0.5, 0.4, "--colors", 3])):
+    for name, more in (("A", []), ("B", ["--height_factor", 0.85, "--offset", 0.5, 0.4])):
         result = run_inside("make_dataset.py", folder / name, *FEW, *more)
         assert result.returncode == 0, result.stderr
     return folder

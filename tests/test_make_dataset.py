@@ -101,21 +101,18 @@ def test_a_share_of_the_poses_is_broken(made, tmp_path):
     assert min(ink) == 0 < max(ink), "blank poses, and poses without some limbs"
 
 
-@pytest.mark.parametrize("longest", [1, 30])
-def test_broken_poses_come_in_runs(longest):
+def test_broken_poses_come_in_runs():
     seen = np.ones((400, 21), bool)
-    break_poses(seen, np.random.default_rng(0), 0.2, longest)
+    break_poses(seen, np.random.default_rng(0), 0.2)
     broken = np.flatnonzero(~seen.all(axis=1))
     runs = [len(part) for part in np.split(broken, np.flatnonzero(np.diff(broken) > 1) + 1)]
-    assert len(broken) == 80 and seen[0].all()
-    assert max(runs) >= 15 if longest == 30 else np.mean(runs) < 2  # neighbours may touch
+    assert len(broken) == 80 and seen[0].all() and np.mean(runs) > 1.5
 
 
 def test_another_dancer_in_another_size_with_joints(tmp_path):
     few = dict(train_frames=20, train_clips=1, val_frames=2, test_sequences=1, test_frames=2, broken_poses=0,
                height=48, width=88)
-    flags = ["--height_factor", "0.85", "--leg_factor", "1.1", "--offset", "0.5", "0.4", "--colors", "3",
-             "--camera_height", "1.3", "--camera_distance", "6.5", "--keypoints"]
+    flags = ["--height_factor", "0.85", "--offset", "0.5", "0.4", "--keypoints"]
     for name, more in (("A", []), ("B", flags)):
         result = make(tmp_path / name, *more, **few)
         assert result.returncode == 0, result.stderr
@@ -135,11 +132,11 @@ def test_another_dancer_in_another_size_with_joints(tmp_path):
 
 
 @pytest.mark.parametrize("flags, text", [
-    ("--height 30", "multiple of 8"), ("--width 8", "--width"), ("--val_frames 1", "--val_frames"),
+    ("--height 30", "multiples of 8"), ("--width 8", "--width"), ("--val_frames 1", "--val_frames"),
     ("--test_frames many", "--test_frames"), ("--seed -1", "--seed"), ("--test_frames 10000000", "--test_frames"),
     ("--train_clips 0", "--train_clips"), ("--train_frames 3", "--train_frames 3 in 2 clips"),
     ("--broken_poses nan", "--broken_poses"), ("--height_factor 3", "--height_factor"),
-    ("--offset 9 0", "--offset"), ("--colors -1", "--colors"), ("--camera_height nan", "--camera_height")])
+    ("--offset 9 0", "--offset")])
 def test_bad_flags_give_one_line(tmp_path, flags, text):
     check_error(make(tmp_path / "data", *flags.split()), text)
     assert names(tmp_path) == []
