@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 from tqdm import tqdm
 
@@ -42,13 +40,3 @@ class Progress(tqdm):
     def say(self, text: str) -> None:
         """Show a text after the bar, from the next time it is drawn."""
         self.set_postfix_str(text, refresh=False)
-
-
-def followed(items: Iterable, title: str, total: int, unit: str) -> Iterator[Any]:
-    """The items, one by one, with their progress."""
-    with Progress(title, total, unit) as bar:
-        for item in items:
-            try:
-                yield item
-            finally:  # counts the last item also where the caller leaves the loop
-                bar.update()

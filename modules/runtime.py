@@ -12,7 +12,6 @@ from typing import Any
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a scheduler, a closed terminal (not on Windows)
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory")  # in the messages of torch's allocators
-MESSAGE_LENGTH = 600  # characters of an error's line
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 
 
@@ -50,10 +49,7 @@ def run_program(main: Callable, *arguments: Any) -> Any:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         message = "out of memory: lower --batch_size or --train_vi_len in training, else --frame_H and --frame_W"
-    line = " ".join(message.split())
-    if len(line) > MESSAGE_LENGTH:
-        line = f"{line[: MESSAGE_LENGTH // 2]} … {line[-MESSAGE_LENGTH // 2 :]}"
-    print(f"error: {line}", file=sys.stderr)
+    print("error:", *message.split(), file=sys.stderr)
     raise SystemExit(2)
 
 

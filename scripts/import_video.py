@@ -23,7 +23,7 @@ from modules.pose.keypoints import FEWEST, follow, read_keypoints, write_coco
 from modules.pose.output import new_dataset
 from modules.pose.skeleton import LINE, draw_poses
 from modules.pose.video import FOLDER_RATE, Video, choose_frames, open_video, read_frames
-from modules.progress import followed
+from modules.progress import Progress
 from modules.runtime import InputError, run_program
 
 JUMP = 100  # in the numbering at a cut
@@ -119,12 +119,14 @@ def write_frames(folder: Path, video: Video, chosen: np.ndarray, framing: Framin
     """Write the chosen frames as folder/<k>.png and return their thumbnails (T, h, w), grey."""
     folder.mkdir()
     thumbnails = np.empty((len(chosen), *THUMBNAIL[::-1]), np.float32)
-    for t, image in enumerate(followed(read_frames(video), "reading", len(video.times), "frame")):
-        for k in range(*np.searchsorted(chosen, (t, t + 1))):
-            framing.image(image).save(folder / f"{k}.png")
-            thumbnails[k] = image.convert("L").resize(THUMBNAIL, Image.Resampling.BILINEAR)
-        if t >= chosen[-1]:
-            break
+    with Progress("reading", int(chosen[-1]) + 1, "frame") as bar:
+        for t, image in enumerate(read_frames(video)):
+            for k in range(*np.searchsorted(chosen, (t, t + 1))):
+                framing.image(image).save(folder / f"{k}.png")
+                thumbnails[k] = image.convert("L").resize(THUMBNAIL, Image.Resampling.BILINEAR)
+            bar.update()
+            if t >= chosen[-1]:
+                break
     return thumbnails
 
 
