@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import ROOT
 
-from modules.model.layers import gaussian_kl, reparameterise
 from modules.model.vae import frame_loss
 
 QUOTES = re.findall(r"^`([\w/.]+)`, `(\w+)`: `(.+)`$", (ROOT / "docs/model.md").read_text(encoding="utf-8"), re.M)
@@ -19,26 +18,6 @@ def test_quoted_code_is_in_its_function(path, name, code):
     source = (ROOT / path).read_text(encoding="utf-8")
     functions = [node for node in ast.walk(ast.parse(source)) if getattr(node, "name", None) == name]
     assert any(code in ast.get_source_segment(source, function) for function in functions)
-
-
-def test_closed_form_kl_is_the_expectation():  # equation 4, over two million draws
-    mu, logvar, m, prior_logvar = (torch.tensor(value) for value in (0.7, -1.2, -0.4, 0.5))
-    z = reparameterise(mu, logvar, torch.randn(2_000_000, generator=torch.Generator().manual_seed(0)))
-    q = torch.distributions.Normal(mu, (0.5 * logvar).exp())
-    p = torch.distributions.Normal(m, (0.5 * prior_logvar).exp())
-    expected = (q.log_prob(z) - p.log_prob(z)).mean().item()
-    assert gaussian_kl(mu, logvar, m, prior_logvar).item() == pytest.approx(expected, abs=5e-3)
-
-
-def test_gradient_through_the_sample():
-    """Equation 5: the gradients by mu and logvar of f(z) = z^3."""
-    mu, logvar = torch.tensor(0.3, requires_grad=True), torch.tensor(-0.5, requires_grad=True)
-    noise = torch.tensor(1.7)
-    z = reparameterise(mu, logvar, noise)
-    (z**3).backward()
-    slope = 3 * z.item() ** 2
-    assert mu.grad.item() == pytest.approx(slope, rel=1e-5)
-    assert logvar.grad.item() == pytest.approx(slope * 0.5 * math.exp(-0.25) * 1.7, rel=1e-5)
 
 
 def test_weights_of_the_exact_bound():
