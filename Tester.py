@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dataloader import Dataset_Dance
+from modules.data.layout import mode_folder
 from modules.data.pixels import to_uint8
 from modules.data.sequence import Sequence
 from modules.data.truth import find_truth
@@ -26,7 +27,7 @@ from modules.device import pick_device, pick_precision
 from modules.files import check_writable, write_json, write_text
 from modules.model.checkpoint import check_frame_size, load_checkpoint, model_from_checkpoint
 from modules.model.vae import VAE_Model
-from modules.score.baselines import compare, score_table, training_set, warn_if_below_baselines
+from modules.score.baselines import compare, score_table, warn_if_below_baselines
 from modules.score.metrics import DEFINITIONS, psnr_kaggle, score
 from modules.score.predict import predict
 from modules.show.sequence import draw_test
@@ -56,9 +57,8 @@ def main(args: argparse.Namespace | None = None) -> None:
     sequences = Dataset_Dance(args.DR, "test", height, width, **options).sequences
     truth = find_truth(args.DR, args.gt, sequences, args.cache_dir, args.num_workers)
 
-    latent = f"{args.num_samples} samples of the prior" if args.num_samples else "the mean of the prior"
-    lengths = ", ".join(str(len(sequence.poses)) for sequence in sequences)
-    print(f"Predicting {len(sequences)} sequences of {lengths} frames, z = {latent}.")
+    latent = f"{args.num_samples} samples" if args.num_samples else "prior mean"
+    print(f"Predicting {', '.join(str(len(sequence.poses)) for sequence in sequences)} frames, z: {latent}.")
     begin, each = time.perf_counter(), {}  # each checkpoint's own predictions
     for path, model in models.items():
         model.to(device, memory_format=torch.channels_last)
@@ -69,16 +69,14 @@ def main(args: argparse.Namespace | None = None) -> None:
     seconds = time.perf_counter() - begin
     print(f"{seconds:.1f} s, {seconds / len(sequences):.1f} s per sequence.")
 
-    results = [
-        Result(sequence, frames, true_frames, None if true_frames is None else score(frames, true_frames))
-        for sequence, frames, true_frames in zip(sequences, predicted, truth, strict=True)
-    ]
-    training = None
-    if not args.no_baselines and any(result.scores is not None for result in results):
-        training = training_set(args.DR, height, width, **options)
+    scores = [None if t is None else score(frames, t) for frames, t in zip(predicted, truth, strict=True)]
+    results = [Result(*parts) for parts in zip(sequences, predicted, truth, scores, strict=True)]
+    training, folder = None, mode_folder(args.DR, "train") / "train_img"
+    if not args.no_baselines and any(t is not None for t in truth) and folder.is_dir():
+        training = Dataset_Dance(args.DR, "train", height, width, train_vi_len=1, **options)
     compared = compare(sequences, predicted, truth, training, trivial=not args.no_baselines)
-    metrics = {"avg_psnr": None, "latent": f"{args.num_samples} samples" if args.num_samples else "prior mean",
-               "seconds": seconds, "checkpoint": ", ".join(each)} | measure(results, compared, each, args.num_samples)
+    metrics = {"avg_psnr": None, "latent": latent, "seconds": seconds, "checkpoint": ", ".join(each)}
+    metrics |= measure(results, compared, each, args.num_samples)
     write_json(root / "metrics.json", metrics)
     print_results(metrics, compared, args.num_samples, sanity=not args.no_sanity)
     if args.submission:
@@ -100,9 +98,7 @@ def load_models(args: argparse.Namespace) -> tuple[dict[str, VAE_Model], tuple[i
     return models, size
 
 
-def measure(
-    results: list[Result], compared: dict[str, dict[str, dict]], each: dict[str, list[Tensor]], num_samples: int
-) -> dict:
+def measure(results: list[Result], compared: dict[str, dict], each: dict[str, list[Tensor]], num_samples: int) -> dict:
     """The scores for metrics.json. With samples, a sequence's `psnr` is their mean.
 
     compared: of `compare`. each: checkpoint -> its own predictions; of several checkpoints, the results are the mean.
@@ -119,19 +115,16 @@ def measure(
     metrics = {"sequences": rows, "definitions": DEFINITIONS}
     known = [i for i, result in enumerate(results) if result.truth is not None]
     if known:
+        truth = [results[i].truth for i in known]
         metrics["avg_psnr"] = float(np.mean([rows[i]["psnr"] for i in known]))
-        if len(each) > 1:
-            metrics["avg_psnr_alone"] = {
-                path: float(np.mean([score(frames[i], results[i].truth).mean() for i in known]))
-                for path, frames in each.items()
-            }
-        metrics["psnr_kaggle"] = psnr_kaggle(
-            [results[i].frames[0] for i in known], [results[i].truth for i in known]
-        )
+        metrics["psnr_kaggle"] = psnr_kaggle([results[i].frames[0] for i in known], truth)
+    if known and len(each) > 1:
+        own = {path: [score(frames[i], results[i].truth).mean() for i in known] for path, frames in each.items()}
+        metrics["avg_psnr_alone"] = {path: float(np.mean(values)) for path, values in own.items()}
     return metrics
 
 
-def print_results(metrics: dict, compared: dict[str, dict[str, dict]], num_samples: int, sanity: bool) -> None:
+def print_results(metrics: dict, compared: dict[str, dict], num_samples: int, sanity: bool) -> None:
     """The course's result block and the table of all scores. sanity: warn of scores below a trivial baseline."""
     scored = [row for row in metrics["sequences"] if row["psnr"] is not None]
     unscored = [row["name"] for row in metrics["sequences"] if row["psnr"] is None]
@@ -141,10 +134,8 @@ def print_results(metrics: dict, compared: dict[str, dict[str, dict]], num_sampl
         return
     print("============== Your Result ==============")
     for row in scored:
-        line = f"PSNR for testing sequence{row['name']}: {row['psnr']:.3f}"
-        if num_samples:
-            line += f" (mean of {num_samples} samples; best {row['psnr_best_sample']:.3f})"
-        print(line)
+        best = f" (mean of {num_samples} samples; best {row['psnr_best_sample']:.3f})" if num_samples else ""
+        print(f"PSNR for testing sequence{row['name']}: {row['psnr']:.3f}{best}")
     print("-" * 41)
     print(f"                       AVG: {metrics['avg_psnr']:.3f}")
     for path, value in metrics.get("avg_psnr_alone", {}).items():

@@ -30,7 +30,7 @@ from modules.runtime import InputError, run_program
 from modules.score.baselines import METHODS, RIVALS, with_mean
 from modules.score.metrics import DEFINITIONS, table_cells
 from modules.show.curves import draw_curves
-from modules.show.panels import ERROR_FULL, HEAT, error_legend
+from modules.show.panels import ERROR_FULL, ERROR_LEGEND, HEAT
 from modules.show.runs import Run, best_validation, read_run
 
 MEGABYTES = 6.5  # of all frames as PNG; a sheet with more than its share of them is a JPEG
@@ -134,7 +134,7 @@ def data_url(kind: str, contents: bytes) -> str:
 def player(sequence: dict) -> str:
     """The HTML of one sequence's player."""
     kinds = [kind for kind in ("truth", "pose", "prediction") if kind in sequence["sprites"]]
-    captions = {"prediction": "prediction (green: given, orange: generated)", "error": error_legend()}
+    captions = {"prediction": "prediction (green: given, orange: generated)", "error": ERROR_LEGEND}
     kinds += ["error"] if "truth" in kinds else []
     size = f'width="{sequence["width"]}" height="{sequence["height"]}"'
     images = "".join(f'<figure><canvas data-name="{kind}" {size}></canvas>'

@@ -90,7 +90,7 @@ def test_tester_writes_every_file(tested, dance):
         "-----------------------------------------",
         f"                       AVG: {metrics['avg_psnr']:.3f}",
     ]
-    assert "z = the prior's mean" in result.stdout
+    assert "z: prior mean" in result.stdout
 
 
 def test_scores_are_those_of_the_files(tested, dance):

@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataloader import Dataset_Dance
-from modules.data.layout import mode_folder
 from modules.data.pixels import to_float
 from modules.data.sequence import Sequence
-from modules.score.metrics import all_scores, average, score, table_cells
+from modules.score.metrics import all_scores, average, table_cells
 
 RIVALS = {"first_frame": "first frame", "training_mean": "training mean", "nearest_pose": "nearest training pose"}
 METHODS = {"model": "model", **RIVALS, "previous_true_frame": "previous true frame *"}  # lines of a table
@@ -80,21 +79,20 @@ def compare(
         mean = training.frames.sum(dim=0, dtype=torch.float32) / (255 * len(training.frames))
     compared = {}
     for (sequence, frames, true_frames), nearest_frames in zip(known, nearest, strict=True):
-        rows = {"model": all_scores(frames, true_frames)}
+        predictions = {"model": frames}
         if trivial:
             baselines = trivial_predictions(sequence.frames[:1], true_frames, mean, nearest_frames)
-            rows |= {key: all_scores(prediction[None], true_frames) for key, prediction in baselines.items()}
-        compared[sequence.name] = rows
+            predictions |= {key: prediction[None] for key, prediction in baselines.items()}
+        compared[sequence.name] = {key: all_scores(prediction, true_frames) for key, prediction in predictions.items()}
     return compared
 
 
 def with_mean(compared: dict[str, dict[str, dict]]) -> dict[str, dict[str, dict]]:
-    """The same and, of several sequences, their `mean`; the lines in the order of METHODS."""
-    table = {name: {key: rows[key] for key in METHODS if key in rows} for name, rows in compared.items()}
-    if len(table) > 1:
-        shared = [key for key in METHODS if all(key in rows for rows in compared.values())]
-        table["mean"] = {key: average([rows[key] for rows in compared.values()]) for key in shared}
-    return table
+    """The same and, of several sequences, their `mean`."""
+    if len(compared) < 2:
+        return compared
+    methods = next(iter(compared.values()))
+    return compared | {"mean": {key: average([rows[key] for rows in compared.values()]) for key in methods}}
 
 
 def score_table(compared: dict[str, dict[str, dict]]) -> str:
@@ -120,20 +118,4 @@ def warn_if_below_baselines(compared: dict[str, dict[str, dict]]) -> None:
             if key in rows and not rows["model"]["psnr"] >= rows[key]["psnr"]
         ]
         if below:
-            others = f" (and {len(below) - 3} others of {len(compared)})" if len(below) > 3 else ""
-            print(f"warning: {', '.join(below[:3])}{others}, a trivial baseline: {name}", file=sys.stderr)
-
-
-def warn_if_below_first_frame(psnr: dict[str, float], truth: dict[str, Tensor]) -> None:
-    """The same with the first frame alone. psnr: sequence -> mean in dB; truth: sequence -> (T, 3, H, W)."""
-    first = {name: float(score(x[None, :1].expand(1, *x.shape), x).mean()) for name, x in truth.items()}
-    warn_if_below_baselines(
-        {name: {"model": {"psnr": value}, "first_frame": {"psnr": first[name]}} for name, value in psnr.items()}
-    )
-
-
-def training_set(root: str, height: int, width: int, **options) -> Dataset_Dance | None:
-    """The training set at the size of the test; None without DR/train. options: of Dataset_Dance."""
-    if not (mode_folder(root, "train") / "train_img").is_dir():
-        return None
-    return Dataset_Dance(root, "train", height, width, train_vi_len=1, **options)
+            print(f"warning: {', '.join(below)}, a trivial baseline: {name}", file=sys.stderr)

@@ -146,10 +146,8 @@ def psnr_kaggle(predicted: list[Tensor], truth: list[Tensor]) -> dict[str, float
     without any).
     """
     scores = [score(to_uint8(p[:601])[None], to_uint8(t[:601]))[0] for p, t in zip(predicted, truth, strict=True)]
-    return {
-        "public": float(torch.cat(scores[:3]).mean()) if scores[:3] else math.nan,
-        "private": float(torch.cat(scores[3:]).mean()) if scores[3:] else math.nan,
-    }
+    groups = {"public": scores[:3], "private": scores[3:]}
+    return {name: float(torch.cat(group).mean()) if group else math.nan for name, group in groups.items()}
 
 
 def change(frames: Tensor) -> float | None:
@@ -164,18 +162,15 @@ def diversity(frames: Tensor) -> float | None:
 
 
 def mean_ssim(predicted: Tensor, truth: Tensor) -> float | None:
-    """The mean over frames and samples, see METRICS; None for frames smaller than the window."""
+    """See METRICS; None for frames smaller than the window. predicted: (samples, T, 3, H, W), truth: (T, 3, H, W)."""
     if min(truth.shape[-2:]) < WINDOW:
         return None
-    return float(torch.stack([ssim(frames, truth).mean() for frames in predicted]).mean())
+    parts = zip(predicted.split(64, dim=1), truth.split(64), strict=True)  # of 64 frames: less memory
+    return float(torch.cat([ssim(frames, true_frames) for frames, true_frames in parts], dim=1).mean())
 
 
 def ssim(frames: Tensor, truth: Tensor) -> Tensor:
-    """SSIM of every frame, the mean over its pixels and channels: (T, 3, H, W) twice, uint8 or float -> (T)."""
-    return torch.cat([_ssim(*pair) for pair in zip(frames.split(64), truth.split(64), strict=True)])  # less memory
-
-
-def _ssim(frames: Tensor, truth: Tensor) -> Tensor:
+    """SSIM of every frame, the mean over its pixels and channels: (…, 3, H, W) twice, uint8 or float -> (…)."""
     x, y = to_float(frames).clamp(0, 1), to_float(truth)
     down, across = gaussian_matrix(x.shape[-2]), gaussian_matrix(x.shape[-1]).T
     mean_x, mean_y, squares, product = (down @ (maps @ across) for maps in (x, y, x * x + y * y, x * y))

@@ -1,6 +1,6 @@
 """Predict whole sequences, for validation and testing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,18 +11,16 @@ from modules.device import autocast, random_generator
 from modules.model.vae import VAE_Model
 from modules.progress import Progress
 
-CHUNK = 32  # frames that are generated between two calls of on_chunk, over all sequences
+CHUNK = 32  # frames of all sequences together between two moves of the progress bar
 
 
 @torch.no_grad()
 def predict(
-    model: VAE_Model, sequences: list[Sequence], dtype: torch.dtype, seed: int = 0, num_samples: int = 0,
-    on_chunk: Callable[[], object] | None = None,
+    model: VAE_Model, sequences: list[Sequence], dtype: torch.dtype, seed: int = 0, num_samples: int = 0
 ) -> list[Tensor]:
     """Generate every sequence from its first frame, all that have not ended yet in one batch.
 
     num_samples: 0 takes the mean of the prior; N draws N latents per frame, a function of (seed, sequence, sample).
-    on_chunk: called after every few frames; an exception that it raises ends the prediction.
     Returns per sequence (max(1, num_samples), T, 3, H, W) float32 in [0, 1] on the CPU, the given frame included.
     """
     device, was_training = next(model.parameters()).device, model.training
@@ -38,8 +36,6 @@ def predict(
                 for i, generated in chunk.items():
                     frames[i].append(generated.clamp(0, 1).cpu())
                 bar.update(max(map(len, chunk.values())))
-                if on_chunk:
-                    on_chunk()
         samples.append([torch.cat(parts) for parts in frames])
     model.train(was_training)
     return [torch.stack(same_sequence) for same_sequence in zip(*samples, strict=True)]
@@ -52,9 +48,7 @@ def draw_noise(model: VAE_Model, sequence: Sequence, seed: tuple[int, ...]) -> T
     return torch.randn(shape, generator=random_generator(device, *seed), device=device)
 
 
-def generate(
-    model: VAE_Model, sequences: list[Sequence], noise: list[Tensor | None]
-) -> Iterator[dict[int, Tensor]]:
+def generate(model: VAE_Model, sequences: list[Sequence], noise: list[Tensor | None]) -> Iterator[dict[int, Tensor]]:
     """The next few frames (t, 3, H, W) of every sequence that has not ended, by its place in `sequences`.
 
     The batch shrinks whenever a sequence ends, so that time and memory follow the sum of the lengths.

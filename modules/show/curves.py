@@ -5,11 +5,11 @@ readers and grey prints tell the lines apart. Matplotlib is imported when the fi
 that no window opens and no backend of the environment is used.
 """
 
-import functools
 import io
 import itertools
 import os
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +23,10 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 COLUMN = 3.4  # inches: one column of a two-column page
 STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
          "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none"}
-CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "Microsoft JhengHei",
-             "PingFang SC", "Hiragino Sans")  # for Chinese and Japanese names, where they are installed
+CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Microsoft JhengHei", "PingFang SC")
 OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
     "loss_curve": "loss_log", "val_psnr": "val_psnr", "teacher_forcing_ratio": "tfr", "kl_beta": "beta",
     "posterior_share": "posterior_share", "psnr_per_frame": "psnr_per_frame",
-}
-SCHEDULES = {  # column of metrics.csv -> label and title of its figure
-    "beta": ("beta", "Weight of the KL term"),
-    "tfr": ("ratio", "Teacher forcing ratio"),
-    "posterior_share": ("share", "Clips whose z is the posterior's"),
-    "lr": ("learning rate", "Learning rate at the end of the epoch"),
 }
 
 
@@ -50,14 +43,10 @@ def new_figure(rows: int = 1, size: tuple[float, float] = (COLUMN, 2.3), **optio
     return figure, axes
 
 
-@functools.cache
+@cache
 def load_matplotlib() -> None:
-    """Import matplotlib with its list of fonts in our cache folder, without the backend that a notebook sets."""
+    """Import matplotlib without the backend that a notebook sets, with a font for Chinese names where there is one."""
     os.environ.pop("MPLBACKEND", None)
-    if "MPLCONFIGDIR" not in os.environ:
-        from modules.data.image_cache import default_cache_dir
-
-        os.environ["MPLCONFIGDIR"] = str(default_cache_dir() / "matplotlib")
     from matplotlib import font_manager, rcParams
 
     installed = set(font_manager.get_font_names())
@@ -87,16 +76,14 @@ def draw_training(history: list[dict], folder: Path) -> None:
 def draw_scores(scores: dict[str, list[float]], path: Path, scored_on: str, train_vi_len: int | None = None) -> None:
     """PSNR per frame of one prediction. scores: sequence -> dB of frames 2, 3, …"""
     settings = {"train_vi_len": train_vi_len} if train_vi_len else {}
-    run = Run("", path.parent, [], settings, scores=scores, scored_on=scored_on)
-    draw_figure("psnr_per_frame", [run], path)
+    draw_figure("psnr_per_frame", [Run("", path.parent, [], settings, scores=scores, scored_on=scored_on)], path)
 
 
 def draw_figure(name: str, runs: list[Run], path: Path) -> bool:
     """Write one of FIGURES. Returns whether the runs have numbers for it."""
-    figure = FIGURES[name](runs)
-    if figure is not None:
+    if figure := FIGURES[name](runs):
         save_figure(figure, path)
-    return figure is not None
+    return bool(figure)
 
 
 def styled(runs: list[Run]) -> list[tuple[Run, dict]]:
@@ -136,8 +123,7 @@ def add_legend(figure, axis, runs: list[Run]) -> None:
     """The names of several runs above the axes, where they cover nothing."""
     if len(runs) > 1:
         handles = [axis.plot([], [], label=plain(run.name), **style)[0] for run, style in styled(runs)]
-        columns = 3 if max(len(run.name) for run in runs) <= 12 else 2
-        figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
 
 
 def plot_losses(runs: list[Run], scale: str):
@@ -214,11 +200,9 @@ def plot_frames(runs: list[Run]):
         axis.plot(frames, np.nanmedian(table, axis=0), **style, linewidth=0.9)
         axis.fill_between(frames, np.nanmin(table, axis=0), np.nanmax(table, axis=0), color=style["color"], alpha=0.18,
                           linewidth=0)
-    lengths = sorted({run.settings["train_vi_len"] for run, _ in scored if run.settings.get("train_vi_len")})
-    for length in lengths:
+    for length in {run.settings["train_vi_len"] for run, _ in scored if "train_vi_len" in run.settings}:
         axis.axvline(length, color="0.4", linestyle=":", linewidth=1)
-    if lengths:
-        axis.annotate(f" trained on clips of {', '.join(map(str, lengths))}", (lengths[-1], 0.02), fontsize=7,
+        axis.annotate(f" trained on clips of {length}", (length, 0.02), fontsize=7,
                       xycoords=("data", "axes fraction"), color="0.3")
     kinds = sorted({f"{run.scored_on}: {len(run.scores)}" for run, _ in scored})
     title = f"PSNR per frame, median and range ({', '.join(kinds)})"
@@ -230,11 +214,12 @@ def plot_frames(runs: list[Run]):
 
 
 FIGURES: dict[str, Callable] = {  # name -> function of the runs: a figure, or None without numbers for it
-    "loss_linear": functools.partial(plot_losses, scale="linear"),
-    "loss_log": functools.partial(plot_losses, scale="log"),
-    **{key: functools.partial(plot_column, key=key, label=label, title=title)
-       for key, (label, title) in SCHEDULES.items()},
+    "loss_linear": partial(plot_losses, scale="linear"),
+    "loss_log": partial(plot_losses, scale="log"),
+    "beta": partial(plot_column, key="beta", label="beta", title="Weight of the KL term"),
     "tfr": plot_tfr,
+    "posterior_share": partial(plot_column, key="posterior_share", label="share", title="Clips with the posterior's z"),
+    "lr": partial(plot_column, key="lr", label="learning rate", title="Learning rate at the end of the epoch"),
     "val_psnr": plot_validation,
     "psnr_per_frame": plot_frames,
 }

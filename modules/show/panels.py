@@ -14,7 +14,8 @@ BORDER, LINE = 4, 20  # px: coloured border, line of text
 GREEN, RED = (0, 158, 115), (213, 94, 0)  # Okabe & Ito's, which colour-blind readers can tell apart
 PAPER = (255, 255, 255)
 ERROR_FULL = 0.25  # mean absolute error at the bright end of the heat map, of a range of 1
-MOMENTS = 10
+ERROR_LEGEND = f"error: black 0, yellow {ERROR_FULL:g} or more"
+MOMENTS = 10  # of a strip
 # black, violet, red, orange, pale yellow: brighter is always more, as in matplotlib's inferno
 STOPS = ((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10),
          (249, 201, 50), (252, 255, 164))
@@ -59,76 +60,45 @@ class Panels:
         return len(self.columns["prediction"])
 
     def __getitem__(self, t: int) -> np.ndarray:
-        panel, bottom = self.blanks[t > 0].copy(), LINE + self.cell[0]
-        for i, images in enumerate(self.columns.values()):
-            self.fill(panel[LINE:bottom, i * self.cell[1] :], images[t])
-        caption = f"frame {t + 1} of {len(self)}"
-        if t == 0:
-            caption += ", given"
-        elif self.psnr:
+        caption = f"frame {t + 1} of {len(self)}" + (", given" if t == 0 else "")
+        if self.psnr and t:
             caption += f", PSNR {self.psnr[t]:.2f} dB"
-        draw_label(panel[bottom:], BORDER, caption)
-        return panel
+        below = [caption, "", ERROR_LEGEND, ""] if "error" in self.columns else [caption, ""]
+        cells = np.concatenate([self.draw_cell(name, t) for name in self.columns], axis=1)
+        return np.concatenate([self.draw_line(list(self.columns)), cells, self.draw_line(below)])
 
     def __iter__(self):
         return (self[t] for t in range(len(self)))
 
-    @functools.cached_property
-    def blanks(self) -> list[np.ndarray]:
-        """The panels of the given frame and of a generated one, without images and caption."""
-        width = len(self.columns) * self.cell[1]
-        above, below = blank_line(width), blank_line(width)
-        for i, name in enumerate(self.columns):
-            draw_label(above, i * self.cell[1] + BORDER, name)
-        if self.psnr:
-            draw_label(below, (len(self.columns) - 2) * self.cell[1] + BORDER, error_legend())
-        return [np.concatenate([above, np.concatenate([self.empty_cell(name, t) for name in self.columns], 1), below])
-                for t in (0, 1)]
-
     def strip(self, moments: int = MOMENTS) -> np.ndarray:
         """Evenly spaced moments from left to right, the first and the last frame included, a row per column."""
         chosen = np.unique(np.linspace(0, len(self) - 1, moments).round().astype(int))
-        rows = []
-        for name, images in self.columns.items():
-            cells = [self.empty_cell(name, t) for t in chosen]
-            for cell, t in zip(cells, chosen, strict=True):
-                self.fill(cell, images[t])
-            rows.append(np.concatenate(cells, axis=1))
-        above, below, scores = (blank_line(rows[0].shape[1]) for _ in range(3))
-        draw_label(above, BORDER, " / ".join(self.columns) + (f"    {error_legend()}" if self.psnr else ""))
-        for i, t in enumerate(chosen):
-            draw_label(below, i * self.cell[1] + BORDER, f"frame {t + 1}")
-            if self.psnr:
-                draw_label(scores, i * self.cell[1] + BORDER, "given" if t == 0 else f"{self.psnr[t]:.1f} dB")
-        return np.concatenate([above, *rows, below, scores])
+        rows = [np.concatenate([self.draw_cell(name, t) for t in chosen], axis=1) for name in self.columns]
+        title = " / ".join(self.columns) + (f"    {ERROR_LEGEND}" if "error" in self.columns else "")
+        frames, scores = [f"frame {t + 1}" for t in chosen], [""] * len(chosen)
+        if self.psnr:
+            scores = ["given" if t == 0 else f"{self.psnr[t]:.1f} dB" for t in chosen]
+        lines = [self.draw_line(labels) for labels in ([title] + [""] * (len(chosen) - 1), frames, scores)]
+        return np.concatenate([lines[0], *rows, *lines[1:]])
 
-    def fill(self, cell: np.ndarray, image: np.ndarray) -> None:
-        """Write an image (H, W, 3), magnified, inside the border of the cell that begins at the corner of `cell`."""
-        large = image.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
-        cell[BORDER : BORDER + large.shape[0], BORDER : BORDER + large.shape[1]] = large
-
-    def empty_cell(self, name: str, t: int) -> np.ndarray:
-        """A cell without its image. Only truth and prediction have a coloured border."""
+    def draw_cell(self, name: str, t: int) -> np.ndarray:
+        """A magnified image in its border. Only truth and prediction have a coloured border."""
         color = {"truth": GREEN if t == 0 else PAPER, "prediction": GREEN if t == 0 else RED}.get(name, PAPER)
-        return np.full((*self.cell, 3), color, np.uint8)
+        cell = np.full((*self.cell, 3), color, np.uint8)
+        image = self.columns[name][t].repeat(self.scale, axis=0).repeat(self.scale, axis=1)
+        cell[BORDER : BORDER + image.shape[0], BORDER : BORDER + image.shape[1]] = image
+        return cell
 
-
-def error_legend() -> str:
-    """The scale of the heat map in words."""
-    return f"error: black 0, yellow {ERROR_FULL:g} or more"
-
-
-def blank_line(width: int) -> np.ndarray:
-    """A line for text: (LINE, width, 3) uint8."""
-    return np.full((LINE, width, 3), PAPER, np.uint8)
-
-
-def draw_label(line: np.ndarray, left: int, words: str) -> None:
-    """Draw black words into a blank line, from `left` (px). What does not fit is cut off."""
-    for character in words:
-        drawn = glyph(character)[:, : max(0, line.shape[1] - left)]
-        line[:, left : left + drawn.shape[1]] = drawn[..., None]
-        left += drawn.shape[1]
+    def draw_line(self, labels: list[str]) -> np.ndarray:
+        """A line with a label for each cell, black on white. A label may be wider than its cell."""
+        line = np.full((LINE, len(labels) * self.cell[1], 3), PAPER, np.uint8)
+        for i, label in enumerate(labels):
+            left = i * self.cell[1] + BORDER
+            for character in label:
+                drawn = glyph(character)[:, : max(0, line.shape[1] - left)]
+                line[:, left : left + drawn.shape[1]] = drawn[..., None]
+                left += drawn.shape[1]
+        return line
 
 
 @functools.cache

@@ -40,8 +40,8 @@ def read_run(folder: str | Path, test_folder: str | Path | None = None, name: st
     tested = next((place for place in places if (place / "metrics.json").is_file()), None)
     if test_folder is not None and not tested:
         raise InputError(f"{places[0] / 'metrics.json'}: not found; expected a folder that Tester.py wrote")
-    only_tested = tested == folder and not (folder / "metrics.csv").exists()
-    history = [] if only_tested else read_history(folder / "metrics.csv")
+    trained = tested != folder or (folder / "metrics.csv").exists()
+    history = read_history(folder / "metrics.csv") if trained else []
     test, scores, scored_on = None, {}, ""
     if tested:
         test = read_json(tested / "metrics.json")

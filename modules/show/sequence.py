@@ -4,10 +4,7 @@
 numpy's sorts release Python's lock.
 """
 
-import os
 import sys
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -22,7 +19,7 @@ from modules.data.sequence import Sequence
 from modules.files import write_bytes, write_json
 from modules.progress import Progress
 from modules.runtime import InputError
-from modules.score.baselines import warn_if_below_first_frame
+from modules.score.baselines import compare, warn_if_below_baselines
 from modules.score.metrics import score
 from modules.show.curves import draw_scores
 from modules.show.panels import STRIP_SCALE, Panels, PredictedSequence
@@ -53,7 +50,7 @@ def sequence_files(
     """
     tasks = []
     if kind == "all" and video:
-        tasks.append(partial(write_video, panel.with_name(panel.name + ".mp4"), predicted))
+        tasks.append(partial(save_mp4, panel.with_name(panel.name + ".mp4"), Panels(predicted)))
     if kind != "none":
         tasks.append(partial(write_strip, panel.with_name(panel.name + ".png"), predicted))
     if kind == "all":
@@ -100,13 +97,13 @@ def score_validation(
     print(f"epoch {epoch}: validation PSNR {average:.3f} dB")
     write_json(root / "validation.json", {"epoch": epoch, "psnr_per_frame": scores})
     if warn:
-        warn_if_below_first_frame(means, {s.name: s.frames for s in sequences})
+        warn_if_below_baselines(compare(sequences, predicted, [s.frames for s in sequences], training=None))
     return average, scores
 
 
 def draw_validation(
     root: Path, epoch: int, sequences: list[Sequence], predicted: list[Tensor], scores: dict[str, list[float]],
-    train_vi_len: int, kind: str, keep_all: bool, video: bool, on_file: Callable[[], None] | None = None,
+    train_vi_len: int, kind: str, keep_all: bool, video: bool,
 ) -> None:
     """Write the files of the first VALIDATION_VIDEOS sequences to root/figures. scores: of score_validation.
 
@@ -121,8 +118,7 @@ def draw_validation(
         tasks += sequence_files(shown, figures / f"{sequence.name}{ending}", gifs, kind, video)
     if video and len(sequences) > VALIDATION_VIDEOS:
         print(f"Images of the first {VALIDATION_VIDEOS} of {len(sequences)} validation sequences: {figures}")
-    write_files(tasks, [partial(draw_scores, scores, figures / "psnr_per_frame.png", "validation", train_vi_len)],
-                on_file)
+    write_files(tasks, [partial(draw_scores, scores, figures / "psnr_per_frame.png", "validation", train_vi_len)])
 
 
 def write_strip(path: Path, predicted: PredictedSequence) -> None:
@@ -134,47 +130,34 @@ def write_strip(path: Path, predicted: PredictedSequence) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def write_video(path: Path, predicted: PredictedSequence) -> str:
-    """All panels of a sequence as an MP4. Returns why there is none, or nothing."""
-    return save_mp4(path, Panels(predicted))
-
-
 def write_frames(path: Path, predicted: PredictedSequence) -> None:
     """The exact frames as compressed arrays for numpy.load: prediction, pose and, if known, truth."""
-    buffer, arrays = BytesIO(), {"prediction": predicted.prediction, "pose": predicted.pose}
+    arrays = {"prediction": predicted.prediction, "pose": predicted.pose}
     if predicted.truth is not None:
         arrays["truth"] = predicted.truth
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:  # numpy's own level is slow
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w") as file:
-                np.lib.format.write_array(file, array)
+    buffer = BytesIO()
+    np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getbuffer())
 
 
-def write_files(
-    tasks: list[Callable[[], str | None]], figures: Iterable[Callable[[], None]] = (),
-    on_file: Callable[[], None] | None = None,
-) -> None:
+def write_files(tasks: list[Callable[[], str | None]], figures: Iterable[Callable[[], None]] = ()) -> None:
     """Run all tasks in threads, and the figures in this thread, since matplotlib is not made for several.
 
-    One warning line for each kind of problem. InputError if a file could not be written, after all others have been.
-    on_file: called after each file. KeyboardInterrupt and SystemExit leave out the files that have not begun.
+    One line for each different warning. InputError if a file could not be written, after all others have been. An
+    exception out of a signal handler leaves out the files that have not begun.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool, Progress("images", len(tasks), "file", leave=False) as bar:
+    pool = ThreadPoolExecutor()
+    try:
         running = [pool.submit(attempt, task) for task in tasks]
-        try:
-            results = [attempt(figure) for figure in figures]
+        results = [attempt(figure) for figure in figures]
+        with Progress("images", len(tasks), "file", leave=False) as bar:
             for done in as_completed(running):
                 results.append(done.result())
                 bar.update()
-                if on_file:
-                    on_file()
-        except (KeyboardInterrupt, SystemExit):  # not for a bug in one file: the others are written then
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for warning, count in Counter(warning for warning, _ in results if warning).items():
-        print(f"warning: {warning}" + f" ({count} times)" * (count > 1), file=sys.stderr)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    for warning in dict.fromkeys(warning for warning, _ in results if warning):
+        print(f"warning: {warning}", file=sys.stderr)
     failures = [failure for _, failure in results if failure]
     if failures:
         raise InputError(failures[0] + (f" (and {len(failures) - 1} others)" if len(failures) > 1 else ""))

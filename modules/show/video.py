@@ -14,7 +14,7 @@ TOGETHER = 1 << 17  # pixels whose palettes are found at once: 64 frames of 32x6
 # a pixel or colour as one number that sorts by its highest byte: a channel to sort by, red, green, blue, its place
 RED_GREEN_BLUE, PLACES = np.array([48, 40, 32], np.uint64), np.uint64(0xFFFFFFFF)
 FRAMES_PER_SECOND = 20
-# crf 18: no visible loss. neighbor: colours keep the sharp edges of magnified pixels
+# crf 18: no visible loss; neighbor: colours keep the sharp edges of magnified pixels
 ENCODING = {
     "codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "quality": None, "ffmpeg_log_level": "quiet",
     "output_params": ["-sws_flags", "neighbor", "-crf", "18", "-preset", "ultrafast", "-tune", "animation",
@@ -79,26 +79,21 @@ def group_colors(colors: np.ndarray, counts: np.ndarray) -> np.ndarray:
     counts[t] colours count, more than 256.
 
     Median cut (Heckbert 1982), for all frames at once: every box of colours is cut in halves along its widest channel
-    until there are 128; the last cut is the one with the least squared error. Each colour counts once, however many
-    pixels have it, so that a wide even background takes no colours from the rest.
+    until there are 256. Each colour counts once, however many pixels have it, so that a wide even background takes no
+    colours from the rest.
     """
     T, size = len(colors), -(-counts.max() // COLORS) * COLORS
     places = np.arange(size) * counts[:, None] // size  # frames with fewer colours have some of them several times
     boxes = np.take_along_axis(colors, places, axis=1).astype(np.uint64) << np.uint64(32) | places.astype(np.uint64)
-    for count in 2 ** np.arange(COLORS.bit_length() - 1):
+    for count in 2 ** np.arange(8):
         boxes = boxes.reshape(T * count, size // count)
         channels = [(boxes >> shift).astype(np.uint8) for shift in RED_GREEN_BLUE]
         widest = np.argmax([x.max(axis=1) - x.min(axis=1) for x in channels], axis=0)
         boxes = boxes & np.uint64((1 << 56) - 1) | boxes >> RED_GREEN_BLUE[widest][:, None] << np.uint64(56)
         boxes.sort(axis=1)
-    size = boxes.shape[1]
-    total, left = np.cumsum(boxes >> np.uint64(56), axis=1, dtype=np.float64), np.arange(1, size)
-    explained = total[:, :-1] ** 2 / left + (total[:, -1:] - total[:, :-1]) ** 2 / (size - left)
-    second = np.arange(size) > explained.argmax(axis=1)[:, None]  # (T * 128, size)
-    found = np.arange(0, COLORS, 2)[:, None] + second.reshape(T, COLORS // 2, size)
     groups = np.zeros(colors.shape, np.uint8)
-    places = (boxes & PLACES).astype(np.intp).reshape(T, -1)
-    np.put_along_axis(groups, places, found.astype(np.uint8).reshape(T, -1), axis=1)
+    found = np.broadcast_to((np.arange(size) * COLORS // size).astype(np.uint8), (T, size))
+    np.put_along_axis(groups, (boxes & PLACES).astype(np.intp).reshape(T, size), found, axis=1)
     return groups
 
 
