@@ -1,7 +1,7 @@
 """The images and videos of predicted sequences, read back from the files."""
 
 from functools import partial
-from threading import Event
+from time import sleep
 
 import imageio.v2 as imageio
 import imageio_ffmpeg
@@ -19,7 +19,6 @@ from modules.show.video import quantize, save_gif
 
 H, W, T = 8, 16, 7
 CELL_H, CELL_W = H * SCALE + 2 * BORDER, W * SCALE + 2 * BORDER
-COLUMNS = ("truth", "pose", "prediction", "error")
 
 
 def read_video(path):
@@ -32,56 +31,42 @@ def levels(*values):
     return np.tile(np.rint(np.array(values) * 255).astype(np.uint8)[:, None, None, None], (1, H, W, 3))
 
 
-@pytest.fixture()
-def predicted():
-    """Truth 0.6, 0.5, … whose prediction is 0.1 too dark; poses white with one red line."""
-    poses = levels(*[1.0] * T)
+def make_sequence(truth, prediction):
+    """White poses with one red line. truth: None if it is not known."""
+    poses = levels(*[1.0] * len(prediction))
     poses[:, 4, :, 1:] = 0
-    psnr = [20.0 + t for t in range(T - 1)]
-    return PredictedSequence("val0", levels(0.6, *[0.4] * (T - 1)), poses, levels(0.6, *[0.5] * (T - 1)), psnr)
+    known = (levels(*truth), [30.0] * (len(truth) - 1)) if truth else ()
+    return PredictedSequence("s", levels(*prediction), poses, *known)
 
 
-def middle(column, row=H // 2):
-    """The centre of a magnified pixel of one column: y, x."""
-    return LINE + BORDER + row * SCALE + SCALE // 2, COLUMNS.index(column) * CELL_W + BORDER + W // 2 * SCALE + 2
-
-
-def border(column):
-    return LINE + CELL_H // 2, COLUMNS.index(column) * CELL_W + BORDER // 2
+DARK = make_sequence([0.6] + [0.5] * (T - 1), [0.6] + [0.4] * (T - 1))  # the prediction is 0.1 too dark
 
 
 def check_panels(video, tolerance):
-    """Known pixels of every frame of a video (T, height, width, 3)."""
+    """Known pixels of every frame of a video (T, height, width, 3): the middle of a cell, its border, a white pose."""
     assert video.shape == (T, 2 * LINE + CELL_H, 4 * CELL_W, 3)
+    middle, border = LINE + BORDER + H // 2 * SCALE + SCALE // 2, LINE + CELL_H // 2
     for t, panel in enumerate(video.astype(int)):
-        expected = {
-            middle("truth"): (153 if t == 0 else 128,) * 3,
-            middle("pose"): (255, 0, 0),
-            middle("pose", 1): (255, 255, 255),
-            middle("prediction"): (153 if t == 0 else 102,) * 3,
-            border("truth"): GREEN if t == 0 else PAPER,
-            border("prediction"): GREEN if t == 0 else RED,
-            border("pose"): PAPER,
-        }
-        for place, color in expected.items():
-            assert np.abs(panel[place] - color).max() <= tolerance, (t, place, panel[place], color)
-        if t == 0:
-            assert panel[middle("error")].max() <= tolerance + 4, "no error in the given frame"
-        else:
-            assert panel[middle("error")].max() > 100, "0.1 of 0.25: well up the heat map"
-        for caption in (panel[:LINE], panel[-LINE:]):
-            assert caption.min() < 100, "words in ink"
+        for i, (center, side) in enumerate([
+            ((128 + 25 * (t == 0),) * 3, GREEN if t == 0 else PAPER), ((255, 0, 0), PAPER),
+            ((102 + 51 * (t == 0),) * 3, GREEN if t == 0 else RED),
+        ]):
+            assert np.abs(panel[middle, i * CELL_W + CELL_W // 2] - center).max() <= tolerance, (t, i)
+            assert np.abs(panel[border, i * CELL_W + BORDER // 2] - side).max() <= tolerance, (t, i)
+        error = panel[middle, 3 * CELL_W + CELL_W // 2].max()
+        assert error <= tolerance + 4 if t == 0 else error > 100, "0.1 of 0.25: well up the heat map"
+        assert panel[:LINE].min() < 100 and panel[-LINE:].min() < 100, "words in ink"
 
 
 def write(predicted, stem, gifs=None, kind="all"):
     write_files(sequence_files(predicted, stem, gifs or {}, kind))
 
 
-def test_panels_show_every_frame(predicted, tmp_path):
-    panels = Panels(predicted)
+def test_panels_show_every_frame(tmp_path):
+    panels = Panels(DARK)
     check_panels(np.stack(list(panels)), 0)
     assert len({panels[t][-LINE:].tobytes() for t in range(T)}) == T, "captions differ"
-    write(predicted, tmp_path / "val0.1")
+    write(DARK, tmp_path / "val0.1")
     assert {path.name for path in tmp_path.iterdir()} == {"val0.1.png", "val0.1.mp4"}
     check_panels(read_video(tmp_path / "val0.1.mp4"), 25)  # H.264 stores colour at half the resolution
 
@@ -93,8 +78,7 @@ def test_panels_have_even_sides_and_exact_pixels(height, width, scale):
     panel = panels[2]
     assert panel.shape[0] % 2 == panel.shape[1] % 2 == 0
     for i, image in enumerate((frames[2, 2], frames[1, 2], frames[0, 2])):  # truth, pose, prediction
-        left = i * panels.cell[1] + BORDER
-        shown = panel[LINE + BORDER :, left:][: height * scale : scale, : width * scale : scale]
+        shown = panel[LINE + BORDER :, i * panels.cell[1] + BORDER :][: height * scale : scale, : width * scale : scale]
         assert np.array_equal(shown, image)
 
 
@@ -105,32 +89,23 @@ def test_the_heat_map_is_black_without_error_and_ever_brighter():
     assert (np.diff(colors[errors < ERROR_FULL] @ (0.299, 0.587, 0.114)) > 0).all()
 
 
-def test_strip_holds_evenly_spaced_moments(tmp_path):
-    truth = levels(*np.linspace(0, 1, 19))
-    write(PredictedSequence("s", truth, levels(*[1.0] * 19), truth, [100.0] * 18), tmp_path / "s", kind="strips")
-    assert [path.name for path in tmp_path.iterdir()] == ["s.png"]
-    strip = np.asarray(Image.open(tmp_path / "s.png"))
-    cell_h, cell_w = H * 2 + 2 * BORDER, W * 2 + 2 * BORDER
+def test_strips_hold_evenly_spaced_moments_and_need_no_truth(tmp_path):
+    values, cell_h, cell_w = np.linspace(0, 1, 19).tolist(), H * 2 + 2 * BORDER, W * 2 + 2 * BORDER
+    write(make_sequence(values, values), tmp_path / "a", kind="strips")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    strip = np.asarray(Image.open(tmp_path / "a.png"))
     assert strip.shape == (3 * LINE + 4 * cell_h, 10 * cell_w, 3)
     shown = strip[LINE + cell_h // 2, cell_w // 2 :: cell_w, 0]
     assert np.abs(shown / 255 - np.arange(0, 19, 2) / 18).max() < 0.003, "frames 1, 3, … 19"
-    errors = strip[LINE + cell_h * 7 // 2, cell_w // 2 :: cell_w]
-    assert errors.shape == (10, 3) and errors.max() <= 4, "a perfect prediction: the error is black"
-
-
-def test_short_sequences_and_no_truth(tmp_path):
-    frames = levels(0.2, 0.9, 1.0)
-    write(PredictedSequence("s", frames, frames), tmp_path / "s")
-    shown = read_video(tmp_path / "s.mp4")
-    assert shown.shape == (3, 2 * LINE + CELL_H, 2 * CELL_W, 3), "pose and prediction"
-    strip = np.asarray(Image.open(tmp_path / "s.png"))
-    assert strip.shape[1] == 3 * (W * 2 + 2 * BORDER), "three moments, none twice"
+    assert strip[LINE + cell_h * 7 // 2, cell_w // 2 :: cell_w].max() <= 4, "a perfect prediction: the error is black"
+    write(make_sequence(None, [0.2, 0.9, 1.0]), tmp_path / "b")
+    assert read_video(tmp_path / "b.mp4").shape == (3, 2 * LINE + CELL_H, 2 * CELL_W, 3), "pose and prediction"
+    assert Image.open(tmp_path / "b.png").width == 3 * cell_w, "three moments, none twice"
 
 
 BROKEN = {
     "missing": None,
     "ends with an error": "echo 'No space left on device' >&2; exit 1",
-    "is killed": "kill -9 $$",
     "leaves a file that cannot be opened": "cat > /dev/null; for video; do :; done; echo nothing > $video",
     "leaves half of the video": """case "$*" in
         *libx264*) exec REAL "${@:1:$#-1}" -frames:v 3 "${@: -1}";;
@@ -140,13 +115,13 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("script", BROKEN.values(), ids=BROKEN)
-def test_a_video_that_cannot_be_played_is_one_line(script, predicted, tmp_path, monkeypatch, capfd):
+def test_a_video_that_cannot_be_played_is_one_line(script, tmp_path, monkeypatch, capfd):
     fake = tmp_path / "ffmpeg"
     if script:
         fake.write_text("#!/bin/bash\n" + script.replace("REAL", imageio_ffmpeg.get_ffmpeg_exe()))
         fake.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake))
-    write(predicted, tmp_path / "a")
+    write(DARK, tmp_path / "a")
     assert not (tmp_path / "a.mp4").exists()
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
     assert "a.mp4 is not written" in line and (tmp_path / "a.png").exists()
@@ -178,7 +153,7 @@ def test_palettes_are_as_good_as_pillows():
         pillow = np.asarray(Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE).convert("RGB"))
         errors = [((shown - frame.astype(float)) ** 2).mean() for shown in (palette[indices], pillow)]
         assert len(np.unique(frame.reshape(-1, 3), axis=0)) > 256
-        assert errors[0] < 1.12 * errors[1], "at most 0.5 dB below it"
+        assert errors[0] < errors[1]
 
 
 def test_one_failure_does_not_stop_the_other_files(tmp_path, capsys):
@@ -189,24 +164,18 @@ def test_one_failure_does_not_stop_the_other_files(tmp_path, capsys):
     with pytest.raises(InputError, match=r"(first|second): cannot be written \(and 1 others\)"):
         write_files(tasks, figures=[(tmp_path / "figure").touch])
     assert {path.name for path in tmp_path.iterdir()} == {"last", "figure"}
-    assert "warning: no ffmpeg (2 times)" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("warning: no ffmpeg\n") == 1
 
 
-def test_writing_can_be_stopped(tmp_path):
-    """The callback after each file may raise; tasks that have not begun are dropped."""
-    stopped, begun = Event(), []
-
-    def task():
-        begun.append(1)
-        if len(begun) > 1:
-            stopped.wait(10)
+def test_an_exception_of_a_signal_handler_ends_the_writing():
+    """Raised in the main thread, here by a figure; tasks that have not begun are dropped."""
+    begun = []
 
     def stop():
-        stopped.set()
-        raise KeyboardInterrupt
+        raise SystemExit
 
-    with pytest.raises(KeyboardInterrupt):
-        write_files([task] * 500, on_file=stop)
+    with pytest.raises(SystemExit):
+        write_files([lambda: begun.append(1) or sleep(0.1)] * 500, figures=[stop])
     assert len(begun) < 500
 
 
