@@ -41,7 +41,6 @@ def test_scores_by_hand():
     assert scores["psnr"] == pytest.approx(np.mean(frames), abs=1e-3)
     assert scores["psnr_2023"] == pytest.approx(sum(frames) / 11, abs=1e-3)
     assert scores["psnr_at"] == {"1": pytest.approx(20.0, abs=1e-4), "10": pytest.approx(40.0, abs=1e-3)}
-    assert scores["diversity"] is None
     samples = torch.stack([flat(0.5, 0.2), flat(0.5, 0.4)])
     scores = all_scores(samples, flat(0.5, 0.3))
     assert scores["psnr"] == pytest.approx(20.0, abs=1e-3), "the mean over the samples"
@@ -106,7 +105,6 @@ def test_table_shows_the_numbers():
     assert lines[1] == ["0", "model", "20.00", "21.00", "0.7000", "31.00", "8.50", "2.25"]
     assert lines[2] == ["first", "frame", "18.00", "19.00", "0.5000", "-", "-", "-"]
     assert lines[5] == ["mean", "model", "25.00", "26.00", "0.8000", "32.00", "8.50", "1.50"]
-    assert len({len(line) for line in table.splitlines()[1:7] if line.endswith("-")}) == 1, "columns line up"
 
 
 def test_warnings_name_the_baseline(capsys):
@@ -176,10 +174,8 @@ def test_several_checkpoints_predict_their_mean(dance, trained, tmp_path):
         frames[name] = np.load(tmp_path / name / "seq0/frames.npz")["prediction"].astype(float)
         metrics[name] = json.loads((tmp_path / name / "metrics.json").read_text())
     assert np.abs(frames["both"] - (frames["a"] + frames["b"]) / 2).max() <= 1, "levels, rounded"
-    psnr_of_each = {str(first): metrics["a"]["avg_psnr"], str(second): metrics["b"]["avg_psnr"]}
-    assert metrics["both"]["avg_psnr_alone"] == pytest.approx(psnr_of_each)
-    assert f"{metrics['a']['avg_psnr']:.3f} with {first} alone" in result.stdout
-    assert "avg_psnr_alone" not in metrics["a"]
+    alone = {str(first): metrics["a"]["avg_psnr"], str(second): metrics["b"]["avg_psnr"]}
+    assert metrics["both"]["avg_psnr_alone"] == pytest.approx(alone) and "avg_psnr_alone" not in metrics["a"]
 
     torch.save(contents | {"config": contents["config"] | {"frame_size": [64, 64]}, "noise": None}, small)
     result = run_inside("Tester.py", *flags, "--save_root", tmp_path / "c", "--ckpt_path", first, small)
@@ -187,17 +183,17 @@ def test_several_checkpoints_predict_their_mean(dance, trained, tmp_path):
 
 
 def test_samples_are_those_of_one_rollout():
-    """Samples of sequences of several lengths, generated in chunks, have noise of their own."""
+    """A sequence that is longer than a chunk; its samples have noise of their own."""
     torch.manual_seed(0)
     model = VAE_Model("multiscale", F_dim=8, L_dim=8, N_dim=2, D_out_dim=8).train()
-    sequences = [Sequence(str(T), noise_frames(1, 3, 16, 32), noise_frames(T, 3, 16, 32, seed=T)) for T in (20, 26, 3)]
-    together = predict(model, sequences, torch.float32, num_samples=2)
-    assert [x.shape for x in together] == [(2, T, 3, 16, 32) for T in (20, 26, 3)] and model.training
-    noise = torch.stack([draw_noise(model, sequences[0], (0, 0, sample)) for sample in (0, 1)])
-    x_1, poses = (x.expand(2, *x.shape) for x in (sequences[0].frames[0], sequences[0].poses))
+    sequence = Sequence("0", noise_frames(1, 3, 16, 32), noise_frames(40, 3, 16, 32, seed=1))
+    (samples,) = predict(model, [sequence], torch.float32, num_samples=2)
+    assert model.training
+    noise = torch.stack([draw_noise(model, sequence, (0, 0, sample)) for sample in (0, 1)])
+    x_1, poses = (x.expand(2, *x.shape) for x in (sequence.frames[0], sequence.poses))
     with torch.no_grad():
         frames = model.eval().rollout(x_1, poses, noise=noise).frames.clamp(0, 1)
-    torch.testing.assert_close(together[0][:, 1:], frames, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(samples[:, 1:], frames, atol=1e-4, rtol=1e-4)
 
 
 def test_losses_by_hand():
