@@ -30,7 +30,11 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            sync(file.fileno())
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # else the drive cannot sync
+                    raise
         move(temporary, path)
     except OSError as error:
         reason = error.strerror or error
@@ -38,15 +42,6 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def sync(file: int) -> None:
-    """Have what was written reach the disk, on drives that support it."""
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
 
 
 def move(source: Path, path: Path) -> None:

@@ -41,12 +41,8 @@ PRESETS = {  # what differs from the flags' own defaults, which are the course t
 }
 
 KL_TYPES = ("Cyclical", "Monotonic", "None", "Constant")
-SPELLINGS = {
-    "cyclical": "Cyclical", "cycle": "Cyclical", "cyclic": "Cyclical",
-    "monotonic": "Monotonic", "linear": "Monotonic",
-    "none": "None", "no": "None", "without": "None",
-    "constant": "Constant",
-}
+SPELLINGS = {**{kind.lower(): kind for kind in KL_TYPES}, "cycle": "Cyclical", "cyclic": "Cyclical",
+             "linear": "Monotonic", "no": "None", "without": "None"}
 
 
 def kl_type(name: str) -> str:
@@ -132,13 +128,11 @@ def add_shared(parser: argparse.ArgumentParser, checkpoints: str | None = None) 
     add("--ckpt_path", type=path_name, nargs=checkpoints, metavar="CKPT",
         help="checkpoint. Tester: predict with it; with several, the mean of their predictions. Trainer: a checkpoint "
              "in --save_root is resumed, one from elsewhere gives a new run its weights")
-    add("--device", type=device_name, metavar="{cuda,cuda:N,cpu}",
-        help="default: CUDA if there is a GPU, else the CPU")
+    add("--device", type=device_name, metavar="{cuda,cuda:N,cpu}", help="default: cuda if there is a GPU, else cpu")
     add("--precision", default="auto", **one_of("auto", "fp32", "bf16"),
         help="of the networks; auto: bf16 where the hardware computes it; losses and frames are fp32")
     add("--num_workers", type=natural, default=os.cpu_count(), help="threads that decode images; 0: as 1")
-    add("--skip_bad", action="store_true",
-        help="leave out images that have no partner or cannot be read, as cuts, instead of stopping")
+    add("--skip_bad", action="store_true", help="leave out images without a partner and unreadable ones, as cuts")
     add("--cache_dir", type=path_name, help="folder for decoded images (default: ~/.cache/pose2video)")
     add("--frame_H", type=positive, help="frame height in pixels (default: the checkpoint's, else 32)")
     add("--frame_W", type=positive, help="frame width in pixels (default: the checkpoint's, else 64)")
@@ -154,11 +148,9 @@ def add_template_flags(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=positive, default=2, help="clips per optimizer step")
     add("--lr", type=positive_float, default=1e-3, help="learning rate at its highest")
     add("--optim", default="Adam", **one_of("Adam", "AdamW", "Muon"), help="optimizer")
-    add("--gpu", type=natural, default=1,
-        help="GPUs to train on; above 1 the torchrun command to start is printed; 0: as 1")
+    add("--gpu", type=natural, default=1, help="GPUs to train on; above 1: print the torchrun command; 0: as 1")
     add("--test", action="store_true", help="only validate the checkpoint")
-    add("--store_visualization", action="store_true",
-        help="keep the GIF and the panel videos of every validation, not only of the latest")
+    add("--store_visualization", action="store_true", help="keep the GIF and videos of every validation")
     add("--num_epoch", type=positive, default=70, help="epochs of the whole run")
     add("--per_save", type=positive, default=3, help="write epoch=N.ckpt every so many epochs")
     add("--partial", type=share, default=1.0, help="leading share of the training frames to use")
@@ -171,8 +163,7 @@ def add_template_flags(parser: argparse.ArgumentParser) -> None:
     add("--tfr", type=unit_float, default=1.0, help="teacher forcing ratio at the start")
     add("--tfr_sde", type=natural, default=10, help="the epoch at which the ratio starts to fall, see --tfr_rule")
     add("--tfr_d_step", type=unit_float, default=0.1, help="decay of the ratio")
-    add("--fast_train", action=argparse.BooleanOptionalAction, default=False,
-        help="train the first epochs on a share of the data (--no-fast_train: do not)")
+    add("--fast_train", action=argparse.BooleanOptionalAction, default=False, help="first epochs: a share of the data")
     add("--fast_partial", type=share, default=0.4, help="that share")
     add("--fast_train_epoch", type=natural, default=5, help="the number of those epochs")
     add("--kl_anneal_type", type=kl_type, default="Cyclical", metavar="{" + ",".join(KL_TYPES) + "}",
@@ -192,8 +183,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--kl_beta", type=natural_float, default=1.0, help="the highest beta of every schedule")
     add("--kl_horizon", type=positive_float, default=1.0, help="length of the beta schedule, in --num_epoch")
     add("--prior", default="standard", **one_of(*PRIORS),
-        help="p(z): N(0, I), or learned from the last frame and the pose; in --arch multiscale nothing else depends "
-             "on the last frame")
+        help="p(z): N(0, I), or learned from the last frame and the pose (--arch multiscale: its only use)")
     add("--z_from", default="posterior", **one_of("posterior", "prior"),
         help="what z is drawn from in training; prior: for every clip, the posterior only enters the KL (the report)")
     add("--posterior_share", type=share, default=1.0,
@@ -201,16 +191,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--posterior_end", type=share,
         help="posterior share at the end of the run, linear in between (default: --posterior_share)")
     add("--tfr_rule", default="start", **one_of("start", "interval"),
-        help="start: from epoch --tfr_sde on, one --tfr_d_step every epoch (the template's help); interval: one every "
-             "--tfr_sde epochs (the report)")
+        help="start: one --tfr_d_step an epoch from epoch --tfr_sde on; interval: one every --tfr_sde epochs (report)")
     add("--tf_decides", default="feed", **one_of("feed", "target"),
-        help="what the teacher forcing coin of each epoch, of probability tfr, switches between the true and the "
-             "generated frame: the input, or, as in the report, the target")
+        help="an epoch has the true frame with probability tfr as its input or, as in the report, as its target")
     add("--windows", default="template", **one_of("anywhere", "template"),
         help="training clips start anywhere, shuffled; or one after the other as in the template")
     add("--random_start", action=argparse.BooleanOptionalAction, default=False,
-        help="draw each clip's first frame from anywhere in its sequence (with --windows anywhere; "
-             "--no-random_start: it is the window's first)")
+        help="draw each clip's x_1 from anywhere in its sequence (with --windows anywhere)")
     add("--shift_down", type=natural, default=0,
         help="move clips up or down by up to so many pixels of a 32x64 frame; larger frames: as many times more")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")
@@ -219,8 +206,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--warmup_steps", type=natural, default=0, help="steps of linear rise to --lr")
     add("--weight_decay", type=natural_float, default=0.0, help="of the optimizer")
     add("--ema", type=unit_float, default=0.0,
-        help="predict with an exponential moving average (EMA) of the weights over the last such share of the run; "
-             "0: no average")
+        help="predict with an exponential moving average of the weights, over this last share of the run; 0: without")
     add("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
     add("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
     add("--val_every", type=positive, default=1, help="epochs between two validations")

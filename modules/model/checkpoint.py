@@ -28,7 +28,6 @@ from modules.model.vae import VAE_Model, architecture
 from modules.runtime import InputError
 
 MODEL_FLAGS = tuple(name for name in inspect.signature(VAE_Model).parameters if name != "levels")
-TEMPLATE_SIZE = (32, 64)  # frame height and width where a checkpoint does not say
 MAX_SIDE, MAX_COUNT = 1 << 14, 1 << 40  # of a frame in pixels; of epochs and steps
 OUTER_KEYS = ("state_dict", "model_state_dict", "model")  # of the dict that holds the weights
 WRAPPERS = ("module.", "_orig_mod.")  # put before the names of weights by DataParallel and torch.compile
@@ -57,8 +56,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     state, found = find_weights(contents, path)
     config = contents.get("config")
     if not isinstance(config, dict) or "frame_size" not in config:  # of another program
-        config = {"frame_size": TEMPLATE_SIZE}
-        found.append("no frame size is in it: {}x{}, or --frame_H and --frame_W".format(*TEMPLATE_SIZE))
+        config = {"frame_size": (32, 64)}
+        found.append("no frame size is in it: 32x64, or --frame_H and --frame_W")
     contents = contents | {"state_dict": state, "config": config}
     if found:
         print(f"{path}: {'; '.join(found)}")

@@ -35,7 +35,7 @@ ADAMW_NETWORKS = ("Gaussian_Predictor", "prior", "Decoder_Fusion")
 def build(
     F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, learned_prior: bool
 ) -> dict[str, nn.Module | None]:
-    """The networks of VAE_Model by their names. ValueError unless F_dim and D_out_dim are multiples of 8."""
+    """The networks of VAE_Model by their names. ValueError unless F_dim and D_out_dim are multiples of CHANNEL_STEP."""
     if F_dim % CHANNEL_STEP or D_out_dim % CHANNEL_STEP:
         raise ValueError(f"F_dim {F_dim}, D_out_dim {D_out_dim}: expected multiples of {CHANNEL_STEP}")
     return {
@@ -74,8 +74,7 @@ def sizes_of(state: dict[str, Tensor]) -> dict[str, int]:
 
 def widths(channels: int, shares: tuple[float, ...], levels: int) -> list[int]:
     """Channels at every level, rounded to multiples of CHANNEL_STEP."""
-    step = CHANNEL_STEP
-    return [max(step, step * round(channels * share / step)) for share in continued(shares, levels)]
+    return [CHANNEL_STEP * max(1, round(channels * share / CHANNEL_STEP)) for share in continued(shares, levels)]
 
 
 def continued(values: tuple, levels: int) -> tuple:

@@ -107,7 +107,9 @@ class VAE_Model(nn.Module):
         reference: the features of x_1, see `rollout`.
         """
         pose = self.label_transformation(to_float(pose))
-        seen = self.features_of(last, x_1, reference) if self.uses_last else None
+        seen = None
+        if self.uses_last:  # in a clip's first step the last frame is x_1
+            seen = reference if self.uses_x_1 and last is x_1 else self.frame_transformation(last)
         mu, logvar, kl = *self.prior_of(seen, pose, x_1), None  # p(z | last frame, pose)
         if true_frame is not None:
             truth = self.frame_transformation(true_frame)
@@ -117,10 +119,6 @@ class VAE_Model(nn.Module):
                 mu, logvar = torch.where(from_posterior, q_mu, mu), torch.where(from_posterior, q_logvar, logvar)
         z = reparameterise(mu, logvar, noise)
         return self.Generator(self.Decoder_Fusion(seen, pose, z, reference), last, x_1).float(), kl
-
-    def features_of(self, last: Tensor, x_1: Tensor, reference: Any) -> Any:
-        """The features of the last frame. In a clip's first step they are the reference, where there is one."""
-        return reference if self.uses_x_1 and last is x_1 else self.frame_transformation(last)
 
     def prior_of(self, last_features: Any, pose_features: Any, x_1: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar (B, *latent) of the prior; zeros for N(0, I)."""

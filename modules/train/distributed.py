@@ -99,8 +99,6 @@ def join(device: str | None) -> Iterator[Ranks]:
         return
     local, on_gpu = int(os.environ["LOCAL_RANK"]), device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        if local >= torch.cuda.device_count():
-            raise InputError(f"process {local} of this machine finds {torch.cuda.device_count()} GPUs; start fewer")
         torch.cuda.set_device(local)
     with lost_process():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)

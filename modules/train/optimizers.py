@@ -19,22 +19,19 @@ def build_optimizers(
     Muon trains the convolutions but for those of `model.adamw_networks`; AdamW trains the rest. dtype: what
     the networks compute in, and Muon's largest product too.
     """
-    named = list(model.named_parameters())
-    parameters = [p for _, p in named]
+    parameters = list(model.parameters())
     if name != "Muon":
         kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
         groups = [{"params": parameters, "lr_scale": 1.0}]
         return [kind(groups, lr=lr, weight_decay=weight_decay, fused=True, capturable=parameters[0].is_cuda)]
     matrices = [
-        p for name, p in named
+        p for name, p in model.named_parameters()
         if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in model.adamw_networks
     ]
     known = set(map(id, matrices))
-    rest = [
-        {"params": [p for p in parameters if id(p) not in known and p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in known and p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    rest = [group | {"lr_scale": AUXILIARY_RATE} for group in rest]
+    rest = [p for p in parameters if id(p) not in known]
+    rest = [{"params": [p for p in rest if (p.ndim > 1) == decays], "weight_decay": weight_decay * decays,
+             "lr_scale": AUXILIARY_RATE} for decays in (True, False)]
     adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), fused=True, capturable=parameters[0].is_cuda)
     return [Muon(matrices, lr, weight_decay, dtype=dtype), adamw]
 
