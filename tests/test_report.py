@@ -162,17 +162,15 @@ def test_in_a_browser(tested, browser):
     wait(lambda: button.text == "Pause")
     wait(lambda: button.text == "Play" and output.text.startswith("frame 10 of 10"))
 
-    papers = set()
-    for width in (400, 1600):
-        for scheme in ("light", "dark"):
-            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-            wait(lambda width=width: browser.execute_script("return innerWidth") == width)
-            assert browser.execute_script("return document.documentElement.scrollWidth") <= width, "no overflow"
-            image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
-            assert image.width == width and len(image.getcolors(1 << 20)) > 100
-            papers.add((scheme, image.getpixel((2, 2))))
-    assert papers == {("light", (255, 255, 255)), ("dark", (22, 24, 27))}
+    papers = {}
+    for width, scheme in ((400, "light"), (1600, "dark")):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        wait(lambda width=width: browser.execute_script("return innerWidth") == width)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width, "no overflow"
+        image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+        papers[scheme] = image.getpixel((2, 2))
+    assert papers == {"light": (255, 255, 255), "dark": (22, 24, 27)}
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == [], "no console errors"

@@ -22,27 +22,20 @@ def flat(*levels, size=(16, 16)):
     return torch.tensor(levels).reshape(-1, 1, 1, 1).expand(-1, 3, *size).contiguous()
 
 
-@pytest.mark.parametrize("frame, truth, expected", [
-    (0.5, 0.6, 20.0), (0.5, 0.51, 40.0), (0.0, 1.0, 0.0), (0.5, 0.5, math.inf), (1.5, 1.0, math.inf), (-3.0, 0.1, 20.0),
-])
-def test_psnr_by_hand(frame, truth, expected):
-    """Predictions are clipped before they are scored."""
-    assert psnr(flat(frame), flat(truth)).item() == pytest.approx(expected, abs=1e-3)
-
-
-def test_scores_by_hand():
-    """The mean is that of the frames' PSNR, not of their errors; the given frame is not scored; a perfect frame counts
-    as 100 dB."""
+def test_psnr_by_hand():
+    """Predictions are clipped before they are scored. The mean is that of the frames' PSNR, not of their errors; the
+    given frame is not scored; a perfect frame counts as 100 dB."""
+    expected = {(0.5, 0.6): 20, (0.5, 0.51): 40, (0, 1): 0, (0.5, 0.5): math.inf, (1.5, 1): math.inf, (-3, 0.1): 20}
+    frames, truth = (flat(*map(float, values)) for values in zip(*expected, strict=True))
+    assert psnr(frames, truth).tolist() == pytest.approx(list(expected.values()), abs=1e-3)
     truth = flat(0.2, *[0.5] * 12)
     predicted = flat(0.9, *[0.6] * 9, *[0.51] * 2, 0.5)  # 20 dB nine times, 40 dB twice, once perfect
-    scores = all_scores(predicted[None], truth)
-    frames = [20.0] * 9 + [40.0] * 2 + [100.0]
+    scores, frames = all_scores(predicted[None], truth), [20.0] * 9 + [40.0] * 2 + [100.0]
     assert score(predicted[None], truth)[0].tolist() == pytest.approx(frames, abs=1e-3)
     assert scores["psnr"] == pytest.approx(np.mean(frames), abs=1e-3)
     assert scores["psnr_2023"] == pytest.approx(sum(frames) / 11, abs=1e-3)
     assert scores["psnr_at"] == {"1": pytest.approx(20.0, abs=1e-4), "10": pytest.approx(40.0, abs=1e-3)}
-    samples = torch.stack([flat(0.5, 0.2), flat(0.5, 0.4)])
-    scores = all_scores(samples, flat(0.5, 0.3))
+    scores = all_scores(torch.stack([flat(0.5, 0.2), flat(0.5, 0.4)]), flat(0.5, 0.3))
     assert scores["psnr"] == pytest.approx(20.0, abs=1e-3), "the mean over the samples"
     assert scores["diversity"] == pytest.approx(0.1 * math.sqrt(2) * 255, rel=1e-5)
 
@@ -82,8 +75,7 @@ def test_change_tells_smooth_from_flickering():
 
 
 def test_a_new_metric_is_one_entry_and_one_without_numbers_is_left_out(monkeypatch):
-    darkest = Metric("dark", 1, "the darkest value", lambda p: float(p.frames.min() * 255), "no frames")
-    monkeypatch.setitem(METRICS, "dark", darkest)
+    monkeypatch.setitem(METRICS, "dark", Metric("dark", 1, "the darkest", lambda p: float(p.frames.min() * 255), "-"))
     scores = all_scores(flat(0.2, 0.2, 0.6, size=(8, 16))[None], flat(0.2, 0.5, 0.5, size=(8, 16)))
     table = score_table({"a": {"model": scores}, "b": {"model": scores | {"dark": 53.0}}}).splitlines()
     assert table[0].split() == ["sequence", "PSNR", "2023", "@1", "change", "dark"] and "nan" not in "".join(table)
@@ -163,9 +155,9 @@ def test_tester_compares_with_the_baselines_of_the_files(dance, trained, tmp_pat
 def test_several_checkpoints_predict_their_mean(dance, trained, tmp_path):
     first, second, small = trained[0] / "best.ckpt", tmp_path / "second.ckpt", tmp_path / "small.ckpt"
     contents = torch.load(first)
-    state = {name: weight * 1.01 if weight.is_floating_point() else weight
-             for name, weight in contents["state_dict"].items()}
-    torch.save(contents | {"state_dict": state}, second)
+    state = {name: weight * 1.01 for name, weight in contents["state_dict"].items() if weight.is_floating_point()}
+    torch.save(contents | {"state_dict": contents["state_dict"] | state}, second)
+    torch.save(contents | {"config": contents["config"] | {"frame_size": [64, 64]}, "noise": None}, small)
     flags = ["--DR", dance, "--device", "cpu", "--no_baselines", "--precision", "fp32", "--pictures", "none"]
     frames, metrics = {}, {}
     for name, paths in {"a": [first], "b": [second], "both": [first, second]}.items():
@@ -176,8 +168,6 @@ def test_several_checkpoints_predict_their_mean(dance, trained, tmp_path):
     assert np.abs(frames["both"] - (frames["a"] + frames["b"]) / 2).max() <= 1, "levels, rounded"
     alone = {str(first): metrics["a"]["avg_psnr"], str(second): metrics["b"]["avg_psnr"]}
     assert metrics["both"]["avg_psnr_alone"] == pytest.approx(alone) and "avg_psnr_alone" not in metrics["a"]
-
-    torch.save(contents | {"config": contents["config"] | {"frame_size": [64, 64]}, "noise": None}, small)
     result = run_inside("Tester.py", *flags, "--save_root", tmp_path / "c", "--ckpt_path", first, small)
     check_error(result, str(small), "64x64", "one size")
 

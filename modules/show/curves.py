@@ -18,7 +18,7 @@ from modules.files import write_bytes
 from modules.show.runs import Run, best_validation
 
 # Okabe & Ito's colours: safe for colour-blind readers
-COLORS = BLUE, ORANGE, *_ = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 COLUMN = 3.4  # inches: one column of a two-column page
 STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
@@ -30,19 +30,6 @@ OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
 }
 
 
-def new_figure(rows: int = 1, size: tuple[float, float] = (COLUMN, 2.3), **options):
-    """A figure of `rows` axes under each other, and the axes. size: inches; options: of Figure.subplots."""
-    load_matplotlib()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, 1, squeeze=False, **options)[:, 0]
-    for axis in axes:
-        axis.grid(alpha=0.3, linewidth=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
 @cache
 def load_matplotlib() -> None:
     """Import matplotlib without the backend that a notebook sets, with a font for Chinese names where there is one."""
@@ -52,13 +39,6 @@ def load_matplotlib() -> None:
     installed = set(font_manager.get_font_names())
     rcParams.update(STYLE)
     rcParams["font.family"] = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
-
-
-def save_figure(figure, path: Path) -> None:
-    """Write a figure in the format of the path's suffix."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
-    write_bytes(path, buffer.getvalue())
 
 
 def draw_curves(runs: list[Run], folder: Path, kind: str = "png") -> list[Path]:
@@ -80,9 +60,12 @@ def draw_scores(scores: dict[str, list[float]], path: Path, scored_on: str, trai
 
 
 def draw_figure(name: str, runs: list[Run], path: Path) -> bool:
-    """Write one of FIGURES. Returns whether the runs have numbers for it."""
-    if figure := FIGURES[name](runs):
-        save_figure(figure, path)
+    """Write one of FIGURES in the format of the path's suffix. Returns whether the runs have numbers for it."""
+    figure = FIGURES[name](runs)
+    if figure:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+        write_bytes(path, buffer.getvalue())
     return bool(figure)
 
 
@@ -97,10 +80,16 @@ def plain(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def epoch_figure(height: float = 2.3, rows: int = 1):
+def new_figure(height: float = 2.3, rows: int = 1):
     """A figure one column wide with `rows` axes under each other that share the epochs, which are whole numbers."""
-    figure, axes = new_figure(rows, (COLUMN, height), sharex=True)
+    load_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(COLUMN, height), layout="constrained")
+    axes = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
     for axis in axes:
+        axis.grid(alpha=0.3, linewidth=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1].set_xlabel("epoch")
     return figure, axes
@@ -130,7 +119,7 @@ def plot_losses(runs: list[Run], scale: str):
     """Total loss, mse and kl under each other. A logarithmic axis stays linear if a value is not above 0."""
     if not any(run.history for run in runs):
         return None
-    figure, axes = epoch_figure(4.6, rows=3)
+    figure, axes = new_figure(4.6, rows=3)
     for axis, key, label in zip(axes, ("loss", "mse", "kl"), ("total loss", "mse", "KL (nats a frame)"), strict=True):
         plot_lines(axis, runs, key)
         positive = all((column(run, key)[1] > 0).all() for run in runs)
@@ -146,7 +135,7 @@ def plot_column(runs: list[Run], key: str, label: str, title: str):
     """One column of metrics.csv over the epochs, from 0. None if no run has it."""
     if not any(len(column(run, key)[0]) for run in runs):
         return None
-    figure, (axis,) = epoch_figure()
+    figure, (axis,) = new_figure()
     plot_lines(axis, runs, key)
     axis.set(ylabel=label, title=title)
     axis.set_ylim(bottom=0)
@@ -158,7 +147,7 @@ def plot_tfr(runs: list[Run]):
     """Teacher forcing ratio, thick, with the loss, thin, on a second axis: does the loss jump where the ratio falls?"""
     if not any(run.history for run in runs):
         return None
-    figure, (axis,) = epoch_figure()
+    figure, (axis,) = new_figure()
     twin = axis.twinx()
     twin.spines["top"].set_visible(False)
     plot_lines(axis, runs, "tfr", drawstyle="steps-post", linewidth=2.2, alpha=0.55, marker="")
@@ -173,7 +162,7 @@ def plot_validation(runs: list[Run]):
     """Mean PSNR of the full-length validation, the best epoch of each run marked. None without a validation."""
     if not any(best_validation(run.history) for run in runs):
         return None
-    figure, (axis,) = epoch_figure()
+    figure, (axis,) = new_figure()
     plot_lines(axis, runs, "val_psnr")
     for run, style in styled(runs):
         if best := best_validation(run.history):
@@ -192,7 +181,7 @@ def plot_frames(runs: list[Run]):
     scored = [(run, style) for run, style in styled(runs) if run.scores]
     if not scored:
         return None
-    figure, (axis,) = epoch_figure(2.5)
+    figure, (axis,) = new_figure(2.5)
     for run, style in scored:
         columns = itertools.zip_longest(*run.scores.values())  # None after a sequence's end, which becomes nan
         table = np.array(list(columns), dtype=float).T
