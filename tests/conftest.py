@@ -29,10 +29,10 @@ def cache_home(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
-def run(script, *arguments, timeout=240):
+def run(script, *arguments):
     """Run `python script arguments…` in the project's folder; returns the finished process with its text."""
     command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def run_inside(script, *arguments):

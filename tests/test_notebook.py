@@ -32,7 +32,7 @@ def cell(dance, tmp_path_factory):
     def start(program, *flags):
         command = [sys.executable, program, "--DR", dance, "--save_root", place / "run", *flags]
         return subprocess.run(
-            [*map(str, command)], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=240
+            [*map(str, command)], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8"
         )
 
     short = ["--preset", "template", "--num_epoch", 2, "--epoch_steps", 2, "--val_every", 2]

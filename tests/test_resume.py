@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def signal_at(monkeypatch, owner, name, call, *numbers):
     def function(*arguments, **named):
         begun.append(1)
         for number in numbers if len(begun) == call else ():
-            os.kill(os.getpid(), number)
+            signal.pthread_kill(threading.get_ident(), number)  # os.kill may reach another thread, and later
         result = original(*arguments, **named)
         finished.append(1)
         return result

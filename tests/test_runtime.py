@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import filelock
 import pytest
@@ -140,7 +141,7 @@ def test_a_console_that_knows_few_letters_is_no_error(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_while_nothing_runs_ends_with_its_code(number):
     def main():
-        os.kill(os.getpid(), number)
+        signal.pthread_kill(threading.get_ident(), number)
         raise AssertionError("not reached")
 
     before = signal.getsignal(number)
