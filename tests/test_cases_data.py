@@ -1,9 +1,8 @@
 """Image files and true frames from anybody, full disks, concurrent starts: a correct array or one line of error."""
 
+import errno
 import os
 import random
-import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -19,24 +18,20 @@ from modules.data.reading import read_image
 from modules.data.truth import find_truth
 from modules.runtime import InputError
 
-TINY = [*SMALL, "--preset", "template", "--device", "cpu", "--num_epoch", 1, "--epoch_steps", 2]
 
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width, height, depth=8, color=2, data=b""):
+def png(width, height, depth, color, data):
     """The bytes of a PNG whose header claims these sizes."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    contents = b""
+    for kind, text in ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")):
+        contents += struct.pack(">I", len(text)) + kind + text + struct.pack(">I", zlib.crc32(kind + text))
+    return b"\x89PNG\r\n\x1a\n" + contents
 
 
 def png16(pixels):
     """The bytes of a 16-bit PNG of (h, w, channels)."""
-    height, width, channels = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    return png(width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], rows)
+    return png(pixels.shape[1], pixels.shape[0], 16, {1: 0, 2: 4, 3: 2, 4: 6}[pixels.shape[2]], rows)
 
 
 # images of every mode
@@ -54,31 +49,25 @@ def test_16_bits_are_read_as_8(tmp_path, channels, top):
     assert np.array_equal(read_image(tmp_path / "1.png", 4, 8), expected.repeat(3, 2).transpose(2, 0, 1))
 
 
-def lines(background, line):
-    """Two vertical lines on a background, (8, 8, 4): RGBA."""
+@pytest.mark.parametrize("name, mode, background, line, first, third", [  # background and line: RGBA; first, third: red
+    ("1.png", "RGBA", (0, 0, 0, 0), (200, 0, 0, 255), 255, 200),
+    ("2.webp", "RGBA", (0, 0, 0, 0), (200, 0, 0, 255), 255, 200),
+    ("3.png", "P", (0, 0, 0, 0), (200, 0, 0, 255), 255, 200),
+    ("4.png", "LA", (0, 0, 0, 0), (200, 200, 200, 255), 255, 200),
+    ("5.png", "1", (0, 0, 0, 255), (255, 255, 255, 255), 0, 255),
+    ("6.png", "L", (9, 9, 9, 255), (200, 0, 0, 255), 9, 60),
+    ("7.jpg", "CMYK", (0, 0, 0, 255), (200, 0, 0, 255), 0, 200),
+    ("turned.jpg", "RGB", (0, 0, 0, 255), (200, 200, 200, 255), 0, 200),
+    ("8.PPM", "RGB", (9, 9, 9, 255), (200, 0, 0, 255), 9, 200),
+])
+def test_8_bit_images_of_every_mode(tmp_path, name, mode, background, line, first, third):
     pixels = np.full((8, 8, 4), background, dtype=np.uint8)
     pixels[:, 2:4] = pixels[:, 6:] = line
-    return Image.fromarray(pixels)
-
-
-CLEAR, RED = (0, 0, 0, 0), (200, 0, 0, 255)
-UPRIGHT = Image.Exif()
-UPRIGHT[0x0112] = 6  # a telephone held upright: turned by 90 degrees
-
-
-@pytest.mark.parametrize("name, image, first, third", [
-    ("1.png", lines(CLEAR, (0, 0, 0, 255)), 255, 0), ("2.png", lines(CLEAR, RED), 255, 200),
-    ("3.png", lines(CLEAR, RED).quantize(4), 255, 200), ("4.webp", lines(CLEAR, RED), 255, 200),
-    ("5.png", lines(CLEAR, (200, 200, 200, 255)).convert("LA"), 255, 200),
-    ("6.png", lines((0, 0, 0, 255), (255, 255, 255, 255)).convert("1"), 0, 255),
-    ("7.png", lines((9, 9, 9, 255), RED).convert("L"), 9, 60),
-    ("8.bmp", lines((9, 9, 9, 255), RED).convert("RGB").quantize(4), 9, 200),
-    ("9.jpg", lines((0, 0, 0, 255), RED).convert("RGB").convert("CMYK"), 0, 200),
-    ("a.jpg", lines((0, 0, 0, 255), (200, 200, 200, 255)).rotate(90).convert("RGB"), 0, 200),
-    ("b.PPM", lines((9, 9, 9, 255), RED).convert("RGB"), 9, 200),
-])
-def test_8_bit_images_of_every_mode(tmp_path, name, image, first, third):
-    image.save(tmp_path / name, quality=100, lossless=True, exif=UPRIGHT if name == "a.jpg" else Image.Exif())
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    if name == "turned.jpg":
+        image, exif[0x0112] = image.rotate(90), 6  # a telephone held upright: turned by 90 degrees
+    image = image.quantize(4) if mode == "P" else image.convert("RGB" if mode == "CMYK" else mode).convert(mode)
+    image.save(tmp_path / name, quality=100, lossless=True, exif=exif)
     red = read_image(tmp_path / name, 8, 8)[0, 4].astype(int)
     assert abs(red[0] - first) < 9 and abs(red[2] - third) < 9 and abs(red[7] - third) < 9
 
@@ -94,10 +83,9 @@ def test_images_are_resized_with_pils_bilinear_filter(tmp_path):
 def test_100_damaged_images_are_refused_in_one_line_or_read(tmp_path):
     rng, path, count = random.Random(0), tmp_path / "frame000001.png", 0
     pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 3), dtype=np.uint8)
-    image, samples = Image.fromarray(pixels), [png16(pixels.astype(int) * 200)]
-    kinds = {"a.png": image, "b.png": image.convert("P"), "c.jpg": image, "d.png": image.convert("LA"), "f.bmp": image}
-    for name, sample in kinds.items():
-        sample.save(tmp_path / name)
+    samples = [png16(pixels.astype(int) * 200)]
+    for name, mode in (("a.png", "RGB"), ("b.png", "P"), ("c.jpg", "RGB"), ("d.png", "LA"), ("e.bmp", "RGB")):
+        Image.fromarray(pixels).convert(mode).save(tmp_path / name)
         samples.append((tmp_path / name).read_bytes())
     for i in range(100):
         data = bytearray(rng.choice(samples))
@@ -113,94 +101,73 @@ def test_100_damaged_images_are_refused_in_one_line_or_read(tmp_path):
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda path: path.write_bytes(png(100_000, 100_000)), "not a readable image"),
-    (lambda path: path.write_bytes(png(9_000, 9_000)), "not a readable image .Image size"),
-    (lambda path: path.write_bytes(b""), "not a readable image"),
+    (lambda path: path.write_bytes(png(100_000, 100_000, 8, 2, b"")), "not a readable image"),
     (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not a readable image"),
-    (lambda path: path.write_bytes(b"Pf\n8 4\n-1.0\n" + bytes(128)), "more than 8 bits a channel"),
     (lambda path: path.write_bytes(b"P5\n8 4\n65535\n" + bytes(64)), "more than 8 bits a channel"),
     (lambda path: path.symlink_to("nowhere.png"), "not a readable image"),
-    (lambda path: path.symlink_to(path), "not a readable image"),
-    (lambda path: path.symlink_to("/dev/zero"), "not a file"),
     (lambda path: path.mkdir(), "not a file"),
     (lambda path: os.mkfifo(path), "not a file"),
-    (lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)), "not a file"),
 ])
-def test_a_hostile_image_is_one_line(tmp_path, monkeypatch, make, words):
-    monkeypatch.chdir(tmp_path)
-    write_numbered(tmp_path, "val", range(3))
-    path = tmp_path / "val/val_img/frame000001.png"
-    path.unlink()
-    make(path)
-    with pytest.raises(InputError, match=f"frame000001.png: .*{words}.*expected images that can be read; --skip_bad"):
-        Dataset_Dance(tmp_path, "val", 4, 8, cache_dir=tmp_path / "c").decode()
+def test_a_hostile_image_is_one_line(tmp_path, make, words):
+    make(tmp_path / "frame000001.png")
+    with pytest.raises(InputError, match=f"frame000001.png: .*{words}"):
+        read_image(tmp_path / "frame000001.png", 4, 8)
 
 
 def test_odd_names_and_links_are_read(tmp_path):
-    odd = tmp_path / "ein Ordner mit ünïcode 舞" / "LAB4"
+    write_picture(tmp_path / "elsewhere.png", 7)
     for kind in ("img", "label"):
-        folder = odd / "val" / f"val_{kind}"
-        write_picture(tmp_path / "elsewhere.png", 7)
-        folder.mkdir(parents=True)
+        folder = tmp_path / "ein Ordner mit ünïcode 舞" / "val" / f"val_{kind}"
+        for name, value in (("4.PNG", 9), ("f²³.png", 0), (".hidden5.png", 0)):
+            write_picture(folder / name, value)
         (folder / "舞 7 (copy) 3.PNG").symlink_to(tmp_path / "elsewhere.png")
-        write_picture(folder / "舞 7 (copy) 4.PNG", 9)
-        os.rename(folder / "舞 7 (copy) 4.PNG", os.fsencode(folder) + b"/\xff\xfe 4.PNG")
-        write_picture(folder / "f²³.png", 0)
-        write_picture(folder / ".hidden5.png", 0)
+        os.rename(folder / "4.PNG", os.fsencode(folder) + b"/\xff\xfe 4.PNG")
     with pytest.raises(InputError, match="f²³.png: a file name without a number"):
-        Dataset_Dance(odd.parent, "val", 4, 8)
-    frames = Dataset_Dance(odd.parent, "val", 4, 8, cache_dir=tmp_path / "c", skip_bad=True).frames
+        Dataset_Dance(tmp_path, "val", 4, 8)
+    frames = Dataset_Dance(tmp_path, "val", 4, 8, cache_dir=tmp_path / "c", skip_bad=True).frames
     assert frames[:, 0, 0, 0].tolist() == [7, 9]
 
 
 # true frames as numbers
 
 
-@pytest.mark.parametrize("text, words", [
-    ("0.5 " * 99, "99 numbers"), ("", "0 numbers"), ("0.5 " * 287 + "nan", "values from"),
-    ("0.5 " * 287 + "2", "values from"), ("0.5 " * 287 + "-1", "values from"), ("zero " * 288, "could not convert"),
-    ("\x00" * 100, "GT0.csv"),
-], ids=["few", "none", "nan", "above", "below", "words", "zeros"])
-def test_hostile_true_frames_are_one_line(tmp_path, text, words):
-    for number in range(3):
-        write_picture(tmp_path / f"test/test_img/0/{number}.png", number)
-        write_picture(tmp_path / f"test/test_label/0/{number}.png", number)
+def test_true_frames_are_numbers_or_one_line(tmp_path):
+    for kind in ("img", "label"):
+        for number in range(3):
+            write_picture(tmp_path / f"test/test_{kind}/0/{number}.png", number)
     sequences = Dataset_Dance(tmp_path, "test", 4, 8, cache_dir=tmp_path / "c").sequences
-    (tmp_path / "GT0.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=f"{words}.*3 x 3 x 4 x 8 numbers"):
-        find_truth(tmp_path, str(tmp_path), sequences)
+    for text, words in (("0.5 " * 99, "99 numbers"), ("", "0 numbers"), ("0.5 " * 287 + "nan", "values from"),
+                        ("0.5 " * 287 + "2", "values from"), ("zero " * 288, "could not convert")):
+        (tmp_path / "GT0.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=f"GT0.csv: .*{words}.*3 x 3 x 4 x 8 numbers"):
+            find_truth(tmp_path, str(tmp_path), sequences)
     with pytest.raises(InputError, match="--gt .*nowhere: holds neither"):
         find_truth(tmp_path, str(tmp_path / "nowhere"), sequences)
     (tmp_path / "GT0.csv").write_text("0.5\n" * 288, encoding="utf-8")
     assert find_truth(tmp_path, str(tmp_path), sequences)[0].eq(0.5).all()
 
 
-# the programs, a full disk, concurrent starts
+# the program, a full disk, concurrent starts
 
 
-def test_a_program_ends_in_one_line_that_names_the_flag(tmp_path):
+def test_the_program_ends_in_one_line_that_names_the_flag(tmp_path):
     for mode in ("train", "val"):
         write_numbered(tmp_path, mode, range(9))
     (tmp_path / "train/train_label/frame000004.png").unlink()
-    flags = ["--DR", tmp_path, "--save_root", tmp_path / "run", "--cache_dir", tmp_path / "c"]
-    check_error(run_inside("Trainer.py", *flags, *TINY), "frame000004.png: has no pose image", "--skip_bad")
-    check_error(run_inside("Trainer.py", *flags, *TINY, "--skip_bad", "--train_vi_len", 5), "has 4 frames")
-    assert "--skip_bad" in run_inside("Tester.py", "--help").stdout
+    flags = ["--DR", tmp_path, "--save_root", tmp_path / "run", "--cache_dir", tmp_path / "c", "--device", "cpu"]
+    check_error(run_inside("Trainer.py", *flags, *SMALL), "frame000004.png: has no pose image", "--skip_bad")
+    check_error(run_inside("Trainer.py", *flags, *SMALL, "--skip_bad", "--train_vi_len", 5), "has 4 frames")
 
 
-def test_a_full_disk_under_the_cache_is_one_line(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    try:
-        write_numbered(tmp_path, "val", range(100))
-        with pytest.raises(InputError, match="cannot write the image cache .No space left.*--cache_dir"):
-            Dataset_Dance(tmp_path, "val", 32, 64, cache_dir=disk).decode()
-        assert not list(disk.glob("*.part"))
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+def test_a_full_disk_under_the_cache_is_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    write_numbered(tmp_path, "val", range(3))
+    with pytest.raises(InputError, match="cannot write the image cache .No space left.*--cache_dir"):
+        Dataset_Dance(tmp_path, "val", 4, 8, cache_dir=tmp_path / "c").decode()
+    assert not list((tmp_path / "c").glob("*.part"))
 
 
 def test_concurrent_starts_decode_once(tmp_path):
