@@ -26,20 +26,18 @@ def find_truth(
     """
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
     for folder in truth_places(root) if given is None else [Path(given)]:
-        truth = [read_truth(folder, sequence, cache, workers) for sequence in sequences]
+        truth = []
+        for sequence in sequences:
+            path, images = folder / f"GT{sequence.name}.csv", folder / sequence.name
+            if images.is_dir():
+                truth.append(read_images(images, sequence, cache, workers))
+            else:
+                truth.append(read_numbers(path, sequence.poses.shape) if path.is_file() else None)
         if any(frames is not None for frames in truth):
             return truth
     if given is not None:
         raise InputError(f"--gt {given}: holds neither <i>/*.png nor GT<i>.csv of a test sequence")
     return [None] * len(sequences)
-
-
-def read_truth(folder: Path, sequence: Sequence, cache: Path, workers: int) -> Tensor | None:
-    """The true frames of one sequence from `folder`, or None if they are not there."""
-    path = folder / f"GT{sequence.name}.csv"
-    if (folder / sequence.name).is_dir():
-        return read_images(folder / sequence.name, sequence, cache, workers)
-    return read_numbers(path, sequence.poses.shape) if path.is_file() else None
 
 
 def read_images(folder: Path, sequence: Sequence, cache: Path, workers: int) -> Tensor:

@@ -63,7 +63,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         print(f"{path}: {'; '.join(found)}")
     if not is_whole(contents.get("last_epoch"), -1):
         contents.pop("last_epoch", None)
-    if not is_plain(contents.get("settings")):  # of another program
+    if not isinstance(contents.get("settings"), dict):  # of another program
         contents.pop("settings", None)
     return contents
 
@@ -194,9 +194,3 @@ def is_real(value: Any) -> bool:
 def is_whole(value: Any, low: int = 0, high: int = MAX_COUNT) -> bool:
     """Whether a value is a whole number within [low, high]."""
     return type(value) is int and low <= value <= high
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value is a dict from names to None, bool, numbers and strings."""
-    kinds = (type(None), bool, int, float, str)
-    return isinstance(value, dict) and all(type(k) is str and type(v) in kinds for k, v in value.items())

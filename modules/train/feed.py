@@ -73,7 +73,9 @@ class Feed:
         clips = torch.arange(self.batch_size, device=self.device) < count
         from_posterior = self.ranks.share(clips).reshape(-1, 1, 1, 1)
         beta, lr, ema_share = torch.tensor([now.beta, now.lr, now.ema_share], device=self.device)
-        noise = self._noise(epoch, step, windows)
+        generator = random_generator(self.device, args.seed, LATENT, epoch, step)
+        shape = (self.batch_size, windows.shape[1] - 1, *self.latent)
+        noise = self.ranks.share(torch.randn(shape, generator=generator, device=self.device))
         if args.z_from == "prior":  # the report: z is drawn from the prior in every clip, and every clip has its KL
             from_posterior, beta = from_posterior & False, beta.expand(len(windows), 1)
         else:
@@ -94,12 +96,6 @@ class Feed:
             self.data.clips_within(partial), args.train_vi_len, steps, self.batch_size, args.seed, epoch,
             random_start=args.random_start, shift=largest_shift(args),
         )
-
-    def _noise(self, epoch: int, step: int, windows: Tensor) -> Tensor:
-        """z's noise for this process's clips (B, T-1, *latent)."""
-        shape = (self.batch_size, windows.shape[1] - 1, *self.latent)
-        generator = random_generator(self.device, self.args.seed, LATENT, epoch, step)
-        return self.ranks.share(torch.randn(shape, generator=generator, device=self.device))
 
 
 def toss(seed: int, epoch: int, tfr: float) -> bool:
