@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # small pictures; more threads than cores would wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"  # small images; more threads than cores would wait for each other
 
 import numpy as np
 import pytest
@@ -29,10 +29,10 @@ def cache_home(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
-def run(script, *arguments):
+def run(script, *arguments, env=None):
     """Run `python script arguments…` in the project's folder; returns the finished process with its text."""
     command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8")
 
 
 def run_inside(script, *arguments):
@@ -77,7 +77,7 @@ def write_numbered(root, mode, numbers, size=(8, 4)):
 def dance(tmp_path_factory):
     """A tiny data set of the project's own, at 16x32."""
     out = tmp_path_factory.mktemp("data") / "dance"
-    result = run(
+    result = run_inside(
         "scripts/make_dataset.py", out, "--height", 16, "--width", 32, "--train_frames", 60, "--train_clips", 2,
         "--val_frames", 12, "--test_sequences", 2, "--test_frames", 10,
     )
@@ -90,11 +90,11 @@ def trained(dance, tmp_path_factory):
     """A run of two epochs of the template architecture on the tiny data set: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     arguments = ["--preset", "template", "--num_epoch", 2, "--per_save", 1, "--device", "cpu"]
-    result = run("Trainer.py", "--DR", dance, "--save_root", folder, *SMALL, *arguments)
+    result = run_inside("Trainer.py", "--DR", dance, "--save_root", folder, *SMALL, *arguments)
     assert result.returncode == 0, result.stderr
     return folder, result
 
 
 def noise_frames(*shape, seed=0):
-    """Random uint8 pictures."""
+    """Random uint8 images."""
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))

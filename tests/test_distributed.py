@@ -26,12 +26,6 @@ def torchrun(*flags, program="Trainer.py"):
     )
 
 
-def finish(process):
-    """The finished process with its text."""
-    out, err = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
 def test_shares_make_the_whole():
     whole = torch.arange(12).reshape(6, 2)
     shares = [Ranks(rank, 3).share(whole) for rank in range(3)]
@@ -45,9 +39,9 @@ def test_two_processes_give_the_numbers_of_one_with_the_whole_batch_and_one_resu
     two = torchrun(*flags, "--save_root", tmp_path / "2", "--batch_size", 1, "--gpu", 2)
     one = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "1", "--batch_size", 2)
     assert one.returncode == 0, one.stderr
-    result = finish(two)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("epoch 0: validation PSNR") == 1, "one process prints"
+    out, err = two.communicate()
+    assert two.returncode == 0, err
+    assert out.count("epoch 0: validation PSNR") == 1, "one process prints"
     single, double = (load_checkpoint(tmp_path / n / "last.ckpt") for n in "12")
     for part in ("weights", "averaged"):
         for name, tensor in single["training"][part].items():
@@ -85,8 +79,8 @@ def test_a_signal_to_torchrun_saves_once_and_one_process_resumes(dance, tmp_path
         assert line, job.communicate()[1]
         begun -= "begun" in line
     job.send_signal(signal.SIGTERM)
-    result = finish(job)
-    assert result.stdout.count(f"Stopped by SIGTERM {where}") == 1, result.stdout + result.stderr
+    out, err = job.communicate()
+    assert out.count(f"Stopped by SIGTERM {where}") == 1, out + err
     again = run_inside("Trainer.py", *flags, "--epoch_steps", 3)
     assert again.returncode == 0 and "at epoch 0, after step" in again.stdout, again.stderr
 

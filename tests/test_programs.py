@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, check_error, run, run_inside
+from conftest import SMALL, check_error, run_inside
 from PIL import Image
 
 from dataloader import Dataset_Dance
@@ -30,9 +30,10 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def tested(dance, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tested"
-    result = run("Tester.py", "--DR", dance, "--save_root", folder, "--ckpt", trained[0] / "best.ckpt", "--submission",
-                 "--make_gif", "--device", "cpu", "--precision", "fp32", "--lr", "0.1")
+    flags = ["--submission", "--make_gif", "--device", "cpu", "--precision", "fp32", "--lr", "0.1"]
+    result = run_inside("Tester.py", "--DR", dance, "--save_root", folder, "--ckpt", trained[0] / "best.ckpt", *flags)
     assert result.returncode == 0, result.stderr
+    assert "--lr" in result.stdout + result.stderr, "a flag of the template that does nothing is named"
     return folder, result
 
 
@@ -47,25 +48,20 @@ def test_trainer_writes_every_file(trained):
     assert all(np.isfinite([float(value) for value in row.values()]).all() for row in rows(folder))
     for word in ("mse", "kl", "beta", "tfr", "lr", "frames/s"):
         assert word in result.stderr, "the progress bar shows it"
-
-
-def test_best_holds_weights_and_configuration_only(trained):
-    best = load_checkpoint(trained[0] / "best.ckpt")
-    assert "optimizer" not in best and "training" not in best
-    assert best["val_psnr"] == max(float(row["val_psnr"]) for row in rows(trained[0]))
-    last = load_checkpoint(trained[0] / "last.ckpt")
+    best, last = (load_checkpoint(folder / name) for name in ("best.ckpt", "last.ckpt"))
+    assert "optimizer" not in best and "training" not in best, "weights and configuration only"
+    assert best["val_psnr"] == max(float(row["val_psnr"]) for row in rows(folder))
     assert "exp_avg" in last["optimizer"]["Adam"]["state"][0], "the optimizer's state, not the weights again"
 
 
 def test_same_seed_same_numbers_other_seed_others(dance, trained, tmp_path):
     flags = ["--DR", dance, *SMALL, "--preset", "template", "--num_epoch", 2, "--device", "cpu"]
-    assert run_inside("Trainer.py", "--save_root", tmp_path / "same", *flags).returncode == 0
-    assert run_inside("Trainer.py", "--save_root", tmp_path / "other", *flags, "--seed", 1).returncode == 0
+    for seed in "01":
+        assert run_inside("Trainer.py", "--save_root", tmp_path / seed, *flags, "--seed", seed).returncode == 0
     exact = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")
-    first, same, other = ([[row[k] for k in exact] for row in rows(f)] for f in (trained[0], tmp_path / "same",
-                                                                                tmp_path / "other"))
-    assert first == same
-    assert first != other
+    first, same, other = ([[row[name] for name in exact] for row in rows(folder)]
+                          for folder in (trained[0], tmp_path / "0", tmp_path / "1"))
+    assert first == same != other
 
 
 def test_tester_writes_every_file(tested, dance):
@@ -74,9 +70,8 @@ def test_tester_writes_every_file(tested, dance):
         names = {"pred_seq.gif", "pose.gif", "ground_truth.gif", "psnr_per_frame.png"}
         assert names <= {path.name for path in (folder / f"seq{i}").iterdir()}
         for name in ("pred_seq", "pose", "ground_truth"):
-            with Image.open(folder / f"seq{i}" / f"{name}.gif") as gif:
-                assert gif.n_frames == 10, "the given frame once, then nine"
-                assert gif.size == (32, 16)
+            with Image.open(folder / f"seq{i}/{name}.gif") as gif:
+                assert (gif.n_frames, *gif.size) == (10, 32, 16), "the given frame once, then nine"
         assert (folder / f"pred_seq{i}.gif").is_file()
     metrics = json.loads((folder / "metrics.json").read_text())
     assert [len(s["psnr_per_frame"]) for s in metrics["sequences"]] == [9, 9]
@@ -143,35 +138,24 @@ def test_sequences_of_any_length_in_one_batch(dance, trained):
     assert not torch.equal(samples[0], samples[1])
 
 
-def test_samples_are_named_mean_and_best(dance, trained, tmp_path):
-    result = run_inside("Tester.py", "--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt",
-                 "--num_samples", 2)
-    assert result.returncode == 0, result.stderr
-    sequence = json.loads((tmp_path / "metrics.json").read_text())["sequences"][0]
-    assert sequence["psnr_best_sample"] >= sequence["psnr"]
-    assert f"{sequence['psnr']:.3f} (mean of 2 samples; best {sequence['psnr_best_sample']:.3f})" in result.stdout
-
-
-@pytest.fixture(scope="module")
-def template_file(tmp_path_factory):
-    """A checkpoint file in the template's form, at the course's sizes and names."""
+def test_template_checkpoint_runs_in_both_programs(dance, tmp_path):
+    """A file in the template's form, at the course's sizes and names; two samples; more validation sequences than
+    are drawn."""
     torch.manual_seed(0)
-    state = VAE_Model().state_dict()
-    path = tmp_path_factory.mktemp("template") / "epoch=20.ckpt"
-    torch.save({"state_dict": state, "optimizer": state, "lr": 0.001, "tfr": 0.4, "last_epoch": 0}, path)
-    return path
-
-
-def test_template_checkpoint_runs_in_both_programs(dance, template_file, tmp_path):
-    size = ["--frame_H", 16, "--frame_W", 32]
-    result = run_inside("Tester.py", "--DR", dance, "--save_root", tmp_path / "t", "--ckpt_path", template_file, *size)
-    assert result.returncode == 0, result.stderr
-    assert "Your Result" in result.stdout
-    result = run_inside("Trainer.py", "--DR", dance, "--save_root", tmp_path / "r", "--ckpt_path", template_file, *size,
-                 "--preset", "template", "--num_epoch", 2, "--train_vi_len", 3, "--partial", 0.2)
-    assert result.returncode == 0, result.stderr
-    assert "Starting a new run from the weights of" in result.stdout and "epoch 1: validation PSNR" in result.stdout
+    state, file = VAE_Model().state_dict(), tmp_path / "epoch=20.ckpt"
+    torch.save({"state_dict": state, "optimizer": state, "lr": 0.001, "tfr": 0.4, "last_epoch": 0}, file)
+    flags = ["--DR", dance, "--ckpt_path", file, "--frame_H", 16, "--frame_W", 32]
+    tested = run_inside("Tester.py", *flags, "--save_root", tmp_path / "t", "--num_samples", 2)
+    assert tested.returncode == 0, tested.stderr
+    sequence = json.loads((tmp_path / "t/metrics.json").read_text())["sequences"][0]
+    assert sequence["psnr_best_sample"] >= sequence["psnr"]
+    assert f"{sequence['psnr']:.3f} (mean of 2 samples; best {sequence['psnr_best_sample']:.3f})" in tested.stdout
+    flags += ["--preset", "template", "--num_epoch", 2, "--train_vi_len", 3, "--partial", 0.2, "--val_vi_len", 2]
+    trained = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "r")
+    assert trained.returncode == 0, trained.stderr
+    assert "Starting a new run from the weights of" in trained.stdout and "epoch 1: validation PSNR" in trained.stdout
     assert [row["epoch"] for row in rows(tmp_path / "r")] == ["0", "1"]
+    assert {path.stem for path in (tmp_path / "r/figures").glob("val?.png")} == {"val0", "val1", "val2", "val3"}
 
 
 def write_2023(dance, folder):
@@ -230,18 +214,3 @@ def test_report_rule_changes_target_with_the_coin(dance):
     assert mse.item() == pytest.approx(truth, rel=1e-5)
     (_, mse, _), _ = trainer.step(batch._replace(target_is_truth=False))
     assert mse.item() == pytest.approx(np.mean([((frames[:, 0] - 0.1) ** 2).mean().item(), 0.01, 0.01]), rel=1e-5)
-
-
-def test_flags_of_the_template_that_do_nothing_are_named(dance, trained, tmp_path):
-    paths = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", trained[0] / "best.ckpt", "--device", "cpu",
-             "--pictures", "none", "--tfr_sde", 20]
-    for program, more in (("Trainer.py", ["--num_epoch", 1, "--epoch_steps", 1]), ("Tester.py", ["--no_baselines"])):
-        result = run_inside(program, *paths, *more)
-        assert result.returncode == 0, result.stderr
-        assert "--tfr_sde" in result.stdout + result.stderr
-
-
-def test_of_many_validation_sequences_the_first_four_are_drawn(dance, tmp_path):
-    flags = ["--DR", dance, *SMALL, "--preset", "template", "--device", "cpu", "--num_epoch", 1, "--epoch_steps", 1]
-    assert run_inside("Trainer.py", *flags, "--save_root", tmp_path, "--val_vi_len", 2).returncode == 0
-    assert {path.stem for path in (tmp_path / "figures").glob("val?.png")} == {"val0", "val1", "val2", "val3"}

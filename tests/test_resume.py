@@ -117,16 +117,6 @@ def test_a_signal_ends_the_run_and_the_same_command_resumes_it(
     check_equal(folder, tmp_path / "run")
 
 
-def test_under_nohup_a_closed_terminal_is_nothing(whole, tmp_path, monkeypatch):
-    signal_at(monkeypatch, TRAINER, "step", 1, signal.SIGHUP)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        assert run_inside("Trainer.py", *whole[0], "--save_root", tmp_path, "--num_epoch", 1).returncode == 0
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 def test_when_to_save_and_when_to_end(monkeypatch):
     """The clock asks for a save; a signal, here or in another process, for a save and the end."""
     now, saves, exits, elsewhere = [100.0], [], [], [0]
@@ -167,10 +157,8 @@ def begun(whole, dance, tmp_path_factory):
     shutil.copy(whole[1] / "last.ckpt", folder / "start.ckpt")
     flags = ["--DR", dance, *TINY, "--epoch_steps", 2, "--pictures", "none", "--per_save", 1, "--num_epoch", 1]
     started = run_inside("Trainer.py", *flags, "--save_root", folder / "run", "--ckpt_path", folder / "start.ckpt")
-    assert started.returncode == 0, started.stderr
-    assert "Starting a new run from the weights of" in started.stdout and len(rows(folder / "run")) == 1
-    last = load_checkpoint(folder / "run/last.ckpt")
-    assert last["optimizer"]["AdamW"]["state"][0]["step"] == 2, "a new optimizer"
+    assert started.returncode == 0 and "Starting a new run from the weights of" in started.stdout, started.stderr
+    assert load_checkpoint(folder / "run/last.ckpt")["optimizer"]["AdamW"]["state"][0]["step"] == 2, "a new optimizer"
     return folder, [*flags[:-1], 2]
 
 
@@ -181,14 +169,11 @@ START = [
     ([], ["--ckpt_path", "{}/run/epoch=0.ckpt"], "Resuming from {}/run/epoch=0.ckpt at epoch 1.", 0),
     (["last.ckpt"], ["--ckpt_path", "{}/run/../run/epoch=0.ckpt"], "epoch=0.ckpt at epoch 1.", 0),
     (["last.ckpt"], [], "but no last.ckpt to resume from", 2),
-    (["last.ckpt"], ["--ckpt_path", "{}/start.ckpt"], "but no last.ckpt to resume from", 2),
     ([], ["--ckpt_path", "{}/run/best.ckpt"], "best.ckpt: cannot resume from it", 2),
     ([], ["--ckpt_path", "{}/none.ckpt", "--save_root", "{}/new"], "none.ckpt", 2),
     ([], ["--num_epoch", 1], "all 1 epochs are done; a larger --num_epoch continues the run.", 0),
     ([], ["--num_epoch", 1, "--ckpt_path", "{}/run/last.ckpt"], "another --save_root starts a new run", 2),
-    ([], ["--num_epoch", 3], "--num_epoch 1 -> 3", 0),
     ([], ["--lr", 0.5], "--lr 0.005 -> 0.5, --num_epoch 1 -> 2. It counts", 0),
-    ([], ["--optim", "Adam"], "--optim Adam: the run in {}/run was started with Muon", 2),
     ([], ["--seed", 5], "--seed 5: the run in {}/run was started with 0", 2),
     ([], ["--preset", "report"], "--preset report: the run in {}/run was started with best", 2),
     ([], ["--F_dim", 32], "--F_dim 32: {}/run/last.ckpt has 16; leave the flag out", 2),
@@ -215,8 +200,10 @@ def test_where_a_run_begins(begun, tmp_path, monkeypatch, deleted, more, words, 
 def test_flags_that_are_left_out_are_the_checkpoints(begun, tmp_path, dance):
     folder, _ = begun
     flags = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", folder / "start.ckpt", "--device", "cpu"]
-    result = run_inside("Trainer.py", *flags, "--num_epoch", 1, "--epoch_steps", 1, "--pictures", "none")
+    result = run_inside("Trainer.py", *flags, "--num_epoch", 1, "--epoch_steps", 1, "--pictures", "none",
+                        "--tfr_sde", 20)
     assert result.returncode == 0, result.stderr
+    assert "--tfr_sde" in result.stdout, "a flag that does nothing is named"
     settings = load_checkpoint(tmp_path / "last.ckpt")["settings"]
     assert [settings[name] for name in ("arch", "F_dim", "frame_H", "frame_W")] == ["template", 16, 16, 32]
 
@@ -284,19 +271,6 @@ def test_what_breaks_the_weights_stops_the_run_and_the_checkpoint_stays(dance, t
     more = ["--epoch_steps", 30, "--lr", 1e9, "--warmup_steps", 0, "--lr_schedule", "constant"]
     check_error(run_inside("Trainer.py", *flags, *more), "last.ckpt was not changed", "--lr")
     assert (tmp_path / "last.ckpt").read_bytes() == before
-
-
-@pytest.mark.parametrize("error", [
-    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), MemoryError(),
-    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"), OSError(28, "No space left", "a.png"),
-])
-def test_what_the_machine_lacks_is_one_line(whole, tmp_path, monkeypatch, error):
-    def step(*_):
-        raise error
-
-    monkeypatch.setattr(TRAINER, "step", step)
-    words = "a.png: No space left" if isinstance(error, OSError) else "--batch_size"
-    check_error(run_inside("Trainer.py", *whole[0], "--save_root", tmp_path), words)
 
 
 def places(value):
