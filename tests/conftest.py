@@ -89,7 +89,7 @@ def dance(tmp_path_factory):
 def trained(dance, tmp_path_factory):
     """A run of two epochs of the template architecture on the tiny data set: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    arguments = ["--preset", "template", "--num_epoch", 2, "--per_save", 1, "--device", "cpu"]
+    arguments = ["--preset", "template", "--num_epoch", 2, "--per_save", 1, "--device", "cpu", "--fast_partial", 0.5]
     result = run_inside("Trainer.py", "--DR", dance, "--save_root", folder, *SMALL, *arguments)
     assert result.returncode == 0, result.stderr
     return folder, result

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the interpreter is a sh
 
 
 def write_python(venv, script):
-    """A virtual environment whose interpreter is a shell script."""
     python = venv / "bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\n{script}\n")

@@ -10,7 +10,6 @@ import torch
 from conftest import ROOT, SMALL, check_error, run_inside
 
 from modules.model.checkpoint import load_checkpoint
-from modules.train.distributed import Ranks
 
 # teacher forcing by coin, a posterior for one clip of the whole batch, Muon, an average
 TINY = [*SMALL, "--arch", "template", "--device", "cpu", "--precision", "fp32", "--tfr", 0.5,
@@ -24,13 +23,6 @@ def torchrun(*flags, program="Trainer.py"):
         [*map(str, [*command, *flags])], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )
-
-
-def test_shares_make_the_whole():
-    whole = torch.arange(12).reshape(6, 2)
-    shares = [Ranks(rank, 3).share(whole) for rank in range(3)]
-    assert torch.equal(torch.stack(shares, dim=1).flatten(0, 1), whole)
-    assert torch.equal(Ranks(1, 3).share(whole.T, dim=1), shares[1].T)
 
 
 def test_two_processes_give_the_numbers_of_one_with_the_whole_batch_and_one_resumes(dance, tmp_path):

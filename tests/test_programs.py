@@ -158,13 +158,6 @@ def test_template_checkpoint_runs_in_both_programs(dance, tmp_path):
     assert {path.stem for path in (tmp_path / "r/figures").glob("val?.png")} == {"val0", "val1", "val2", "val3"}
 
 
-def write_2023(dance, folder):
-    for i in range(2):
-        truth = [np.asarray(Image.open(path)) for path in sorted((dance / f"test/test_gt/{i}").iterdir())]
-        values = np.stack(truth).transpose(0, 3, 1, 2) / 255
-        (folder / f"GT{i}.csv").write_text("\n".join(" ".join(f"{v:.8f}" for v in row.ravel()) for row in values))
-
-
 def test_truth_is_read_in_every_form(dance, trained, tested, tmp_path):
     expected = json.loads((tested[0] / "metrics.json").read_text())["avg_psnr"]
     bare = tmp_path / "parent" / "bare"
@@ -177,8 +170,10 @@ def test_truth_is_read_in_every_form(dance, trained, tested, tmp_path):
 
     (tmp_path / "parent/Demo_Test").mkdir()
     for extra in (["--gt", dance / "test/test_gt"], []):
-        if not extra:  # the last form is found beside the data set
-            write_2023(dance, tmp_path / "parent/Demo_Test")
+        for i in range(0 if extra else 2):  # the last form is found beside the data set
+            truth = [np.asarray(Image.open(path)) for path in sorted((dance / f"test/test_gt/{i}").iterdir())]
+            values = (np.stack(truth).transpose(0, 3, 1, 2) / 255).reshape(len(truth), -1)
+            np.savetxt(tmp_path / f"parent/Demo_Test/GT{i}.csv", values, fmt="%.8f")
         assert run_inside("Tester.py", "--DR", bare, *flags, *extra).returncode == 0
         score = json.loads((tmp_path / "out/metrics.json").read_text())["avg_psnr"]
         assert score == pytest.approx(expected, abs=1e-4), extra

@@ -17,7 +17,6 @@ from modules.runtime import InputError
 from modules.show.runs import read_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FRAMES = 10
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +51,8 @@ def test_sheets_hold_every_frame_exactly(tested):
     for sequence in sequences:
         with np.load(folder / f"test/seq{sequence['name']}/frames.npz") as video:
             for kind in ("truth", "pose", "prediction"):
-                assert sequence["frames"] == len(video[kind]) == FRAMES
-                for t in range(FRAMES):
+                assert sequence["frames"] == len(video[kind]) == 10
+                for t in range(10):
                     assert np.array_equal(sheet_frame(sequence, kind, t), video[kind][t]), (kind, t)
 
 
@@ -77,8 +76,6 @@ def test_page_holds_the_scores_the_settings_and_nothing_from_outside(tested):
 
 def test_frames_are_checked_and_large_ones_made_smaller(tmp_path):
     path, noise = tmp_path / "frames.npz", np.random.default_rng(0).integers(0, 256, (40, 64, 256, 3), dtype=np.uint8)
-    with pytest.raises(InputError, match="cannot be read"):
-        report.read_frames(path)
     path.write_bytes(b"PK\x03\x04 no")
     with pytest.raises(InputError, match="cannot be read"):
         report.read_frames(path)

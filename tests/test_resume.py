@@ -1,5 +1,6 @@
 """A run that is killed, stopped or resumed ends with the numbers of one that nobody touched."""
 
+import copy
 import csv
 import os
 import random
@@ -16,7 +17,7 @@ from modules.model.checkpoint import load_checkpoint, model_from_checkpoint, sav
 from modules.options import parse_trainer
 from modules.runtime import InputError
 from modules.train.distributed import Ranks
-from modules.train.resume import Start, Stops, claim_folder
+from modules.train.resume import EpochProgress, Start, Stops, claim_folder
 
 # a tiny run with everything that has a state: Muon and AdamW, an average, teacher forcing by coin
 TINY = [*SMALL, "--arch", "template", "--batch_size", 2, "--device", "cpu", "--precision", "fp32", "--tfr", 0.5,
@@ -118,31 +119,21 @@ def test_a_signal_ends_the_run_and_the_same_command_resumes_it(
 
 
 def test_when_to_save_and_when_to_end(monkeypatch):
-    """The clock asks for a save; a signal, here or in another process, for a save and the end."""
-    now, saves, exits, elsewhere = [100.0], [], [], [0]
+    """The clock asks for a save; a signal for a save and the end; a second one for the end at once."""
+    now, saves, exits = [100.0], [], []
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr(os, "_exit", exits.append)
-
-    class Peers(Ranks):
-        def max(self, value):
-            return max(value, elsewhere[0])
-
-    stops = Stops(save_minutes=2, ranks=Peers())
-
-    def after(seconds):
+    stops = Stops(save_minutes=2, ranks=Ranks())
+    for seconds in (119, 2, 119):
         now[0] += seconds
         stops.after_step(lambda: saves.append(now[0]), "here")
-
-    for seconds in (119, 2, 119):
-        after(seconds)
     assert saves == [221]
-    elsewhere[0] = 1 + signal.SIGTERM  # another process has noted a signal, this one not yet
-    with pytest.raises(SystemExit, match="143"):
-        after(0)
     for number, seconds in ((signal.SIGTERM, 0), (signal.SIGTERM, 0.5), (signal.SIGHUP, 2)):
         now[0] += seconds
         stops.note(number, None)
     assert not exits, "the first, the same event told twice, a closed terminal"
+    with pytest.raises(SystemExit, match="143"):
+        stops.after_step(lambda: saves.append(now[0]), "here")
     stops.note(signal.SIGTERM, None)
     assert exits == [143] and len(saves) == 2
 
@@ -197,26 +188,11 @@ def test_where_a_run_begins(begun, tmp_path, monkeypatch, deleted, more, words, 
     assert not code or check_error(result, words) is None
 
 
-def test_flags_that_are_left_out_are_the_checkpoints(begun, tmp_path, dance):
-    folder, _ = begun
-    flags = ["--DR", dance, "--save_root", tmp_path, "--ckpt_path", folder / "start.ckpt", "--device", "cpu"]
-    result = run_inside("Trainer.py", *flags, "--num_epoch", 1, "--epoch_steps", 1, "--pictures", "none",
-                        "--tfr_sde", 20)
-    assert result.returncode == 0, result.stderr
-    assert "--tfr_sde" in result.stdout, "a flag that does nothing is named"
-    settings = load_checkpoint(tmp_path / "last.ckpt")["settings"]
-    assert [settings[name] for name in ("arch", "F_dim", "frame_H", "frame_W")] == ["template", 16, 16, 32]
-
-
-def test_another_batch_within_an_epoch_resumes_at_the_same_share(dance, tmp_path, monkeypatch):
-    flags = ["--DR", dance, *TINY, "--num_epoch", 1, "--save_root", tmp_path, "--pictures", "none"]
-    with monkeypatch.context() as patch:
-        signal_at(patch, TRAINER, "step", 3, signal.SIGTERM)
-        assert run_inside("Trainer.py", *flags, "--epoch_steps", 6).returncode == 143
-    again = run_inside("Trainer.py", *flags, "--epoch_steps", 12, "--batch_size", 1)
-    assert again.returncode == 0, again.stderr
-    assert "--batch_size 2 -> 1" in again.stdout and "after step 6 of 12" in again.stdout
-    assert len(rows(tmp_path)) == 1
+def test_an_epoch_of_another_number_of_steps_resumes_at_the_same_share():
+    saved = EpochProgress(6, torch.tensor([2.0, 4.0, 6.0, 2.0]), torch.tensor(0), step=3, seconds=1.0).saved()
+    progress = EpochProgress(12, torch.zeros(4), torch.tensor(0))
+    progress.restore(saved)
+    assert (progress.step, progress.seconds, progress.means()) == (6, 2.0, ([1.0, 2.0, 3.0], 2))
 
 
 def test_one_process_at_a_time_writes_to_a_folder(whole, tmp_path):
@@ -281,13 +257,6 @@ def places(value):
         yield from places(item)
 
 
-def copy_of(value):
-    """A nested value, to be changed; the tensors are the same."""
-    if isinstance(value, dict):
-        return {key: copy_of(item) for key, item in value.items()}
-    return [copy_of(item) for item in value] if isinstance(value, list) else value
-
-
 JUNK = [None, -1, 10**30, float("nan"), float("inf"), "", [], {}, True, 1e300, torch.zeros(0), torch.eye(3).to_sparse(),
         torch.full((2, 2), float("nan")), torch.zeros(3, dtype=torch.complex64), [[[[]]]], {1: {2: {3: 4}}}]
 
@@ -300,7 +269,7 @@ def test_50_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_pa
     original, path = torch.load(tmp_path / "last.ckpt", weights_only=True), str(tmp_path / "last.ckpt")
     rng, refused = random.Random(0), 0
     for i in range(50):
-        contents = copy_of(original)
+        contents = copy.deepcopy(original)
         container, key = rng.choice([*places(contents["training"]), *[(contents, key) for key in contents]])
         container[key] = rng.choice(JUNK)
         save_checkpoint(tmp_path / "last.ckpt", contents)
