@@ -44,7 +44,7 @@ def start(folder: Path, flags: list[str], log: Path, prepare=lambda: None) -> in
     child = os.fork()
     if child:
         return child
-    with open(log, "a") as file:
+    with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv, code = ["Trainer.py", "--save_root", str(folder), *flags], 1

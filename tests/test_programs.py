@@ -23,7 +23,7 @@ FIGURES = {"loss_curve.png", "val_psnr.png", "teacher_forcing_ratio.png", "kl_be
 
 
 def rows(folder):
-    with open(folder / "metrics.csv") as file:
+    with open(folder / "metrics.csv", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

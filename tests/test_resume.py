@@ -26,7 +26,7 @@ EXACT = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "val_psnr")  # the o
 
 
 def rows(folder):
-    with open(folder / "metrics.csv") as file:
+    with open(folder / "metrics.csv", encoding="utf-8") as file:
         return [[row[name] for name in EXACT] for row in csv.DictReader(file)]
 
 
