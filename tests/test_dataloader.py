@@ -77,12 +77,6 @@ def test_clips_are_runs_of_the_most_common_step(numbers, clips):
     assert find_clips(numbers) == clips
 
 
-def test_validation_is_cut_into_whole_sequences(root):
-    assert [len(s.frames) for s in make(root, "val").sequences] == [6]
-    sequences = make(root, "val", val_vi_len=2).sequences
-    assert [s.numbers for s in sequences] == [(0, 1), (2, 3), (4, 5)] and levels(sequences[1].frames) == [2, 3]
-
-
 def test_folders_one_level_down_are_clips(tmp_path):
     for name, length in (("walk2", 5), ("walk10", 6)):
         for kind in ("img", "label"):
@@ -101,11 +95,14 @@ def test_the_data_set_is_found_where_archives_unpack_it(tmp_path, place):
     assert len(make(tmp_path).frames) == 5
 
 
-def test_one_line_says_what_is_used(root):
-    assert make(root).describe() == (
-        "train: 18 frames, clips without a cut: 2; 18 frames used (100%), clips of at least 4 within the leading 100%")
-    assert "9 frames used (50%), clips of at least 4 within the leading 50%" in make(root, partial=0.5).describe()
-    assert make(root, "val", val_vi_len=4).describe().endswith("4 frames used (67%), sequences: 1")
+def test_validation_is_cut_into_whole_sequences_and_one_line_says_what_is_used(root):
+    assert [len(s.frames) for s in make(root, "val").sequences] == [6]
+    data = make(root, "val", val_vi_len=2)
+    assert [s.numbers for s in data.sequences] == [(0, 1), (2, 3), (4, 5)]
+    assert levels(data.sequences[1].frames) == [2, 3]
+    assert data.describe().endswith("6 frames used (100%), sequences: 3")
+    assert make(root, partial=0.5).describe() == (
+        "train: 18 frames, clips without a cut: 2; 9 frames used (50%), clips of at least 4 within the leading 50%")
 
 
 # test sequences and their true frames
@@ -183,11 +180,10 @@ def rename_all(folder, rename):
     (lambda root: (root / "test/test_label").mkdir(parents=True), lambda root: make(root, "test"), "no test sequence"),
     (None, lambda root: find_root(root / "train/train_img"), "holds no train/train_img.*--DR"),
     (None, lambda root: find_root(root / "x"), "x: folder not found.*--DR"),
-    (lambda root: (root / "a.zip").touch(), lambda root: find_root(root / "a.zip"), "Not a directory.*--DR"),
     (None, lambda root: make(root, cache_dir=root / "val/val_img/frame000000.png/c").decode(),
      "cannot write the image cache.*--cache_dir"),
 ], ids=["no poses", "no images", "other numbers", "both modes", "short clips", "short share", "one frame", "no test",
-        "not a data set", "no folder", "an archive", "cache in a file"])
+        "not a data set", "no folder", "cache in a file"])
 def test_faults_of_folders_are_one_line_before_anything_is_decoded(root, decoded, change, load, words):
     if change:
         change(root)
@@ -197,11 +193,12 @@ def test_faults_of_folders_are_one_line_before_anything_is_decoded(root, decoded
 
 
 def test_all_faults_of_names_are_one_line_that_names_the_flag(tmp_path, capsys, decoded):
-    """Frames 0..39; 4 and 5 without a pose, 12 without a frame, one image without a number, one number twice."""
+    """Frames 0..39; 4 and 5 without a pose, 12 without a frame, one image without a number, one number twice, one
+    hidden file."""
     write_numbered(tmp_path, "train", range(40))
     for name in ("train_label/frame000004.png", "train_label/frame000005.png", "train_img/frame000012.png"):
         (tmp_path / "train" / name).unlink()
-    for name in ("cover.png", "frame000020 copy.png"):
+    for name in ("cover.png", "frame000020 copy.png", "._frame000004.png"):
         write_picture(tmp_path / "train/train_img" / name, 0)
     with pytest.raises(InputError) as caught:
         make(tmp_path)

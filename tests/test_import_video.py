@@ -13,7 +13,7 @@ from import_video import find_cuts, find_framing, find_stretches, split
 from PIL import Image
 
 from dataloader import Dataset_Dance
-from modules.pose.keypoints import BODY_25, COCO_17, COCO_18, follow, read_keypoints, to_person
+from modules.pose.keypoints import BODY_25, COCO_17, COCO_18, follow, read_keypoints
 from modules.pose.skeleton import NAMES, draw_poses
 from modules.pose.video import Video, choose_frames, open_video, read_frames
 from modules.runtime import InputError
@@ -153,11 +153,11 @@ def test_frames_are_chosen_by_time(drawn, tmp_path):
     assert choose_frames(video, None, 0.5, 1.0).tolist() == list(range(15, 30))
     assert choose_frames(video, 10, 0, None).tolist() == list(range(0, 60, 3))
     assert choose_frames(video, 12, 1, 1.5).tolist() == [30, 32, 35, 37, 40, 42]
-    for name in ("variable.mkv", "variable.mp4"):
-        ffmpeg("-i", video.path, "-vf", "select='not(between(n,5,9))'", "-fps_mode", "vfr", tmp_path / name)
-        variable = open_video(tmp_path / name)
-        assert len(variable.times) == T - 5 == len(list(read_frames(variable))), "no frame is repeated by ffmpeg"
-        assert np.allclose(variable.times, [t / 30 for t in range(T) if not 5 <= t <= 9], atol=1e-3) and variable.uneven
+    variable = tmp_path / "variable.mp4"
+    ffmpeg("-i", video.path, "-vf", "select='not(between(n,5,9))'", "-fps_mode", "vfr", variable)
+    variable = open_video(variable)
+    assert len(variable.times) == T - 5 == len(list(read_frames(variable))), "no frame is repeated by ffmpeg"
+    assert np.allclose(variable.times, [t / 30 for t in range(T) if not 5 <= t <= 9], atol=1e-3) and variable.uneven
     assert choose_frames(variable, None, 0, None).tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 4, 4, *range(5, T - 5)]
 
 
@@ -189,7 +189,7 @@ def test_cuts_stand_out_from_motion_and_end_stretches():
 
 
 @pytest.mark.parametrize("stretches", [
-    [(0, 1000)], [(0, 300), (310, 820), (820, 1000)], [(5 * i, 5 * i + 4) for i in range(200)]])
+    [(0, 300), (310, 820), (820, 1000)], [(5 * i, 5 * i + 4) for i in range(200)]])
 def test_split_is_by_time_and_leaks_nothing(stretches):
     parts = split(stretches, 0.1, 0.1, gap=20)
     kept = {part: [t for stretch in pieces for t in range(*stretch)] for part, pieces in parts.items()}
@@ -214,17 +214,13 @@ def test_the_person_who_is_followed():
         follow(people, 0.3, number=2)
 
 
-def test_drawn_joints_and_lines():
-    """Joints below the confidence are not drawn; a line of one pixel reaches its full colour somewhere."""
+def test_joints_below_the_confidence_are_not_drawn():
     joints = np.array([person_at(32, 28, 24)])
     joints[0, NAMES.index("right_wrist"), 2] = 0.2
     without = joints * (joints[..., 2:] > 0.2)
     images = [next(draw_poses(people, least, 32, 64, (1.2, 1))).tobytes() for people, least in (
         (joints, 0.3), (without, 0.1), (joints, 0.1))]
     assert images[0] == images[1] != images[2]
-    wide, thin = (np.asarray(next(draw_poses(np.array([person_at(16, 14, 12)]), 0.3, 16, 32, widths))) for widths in (
-        (1, 1), (0.2, 0.2)))
-    assert wide.min(axis=(0, 1)).max() < 20 and thin.min(axis=(0, 1)).max() > 60
 
 
 def people(numbers):
@@ -262,12 +258,6 @@ def test_what_it_cannot_use_is_one_line(drawn, tmp_path, monkeypatch, video, key
     result = import_drawn(drawn, tmp_path / "DR", *flags.format(mine).split(), video=video, keypoints=keypoints)
     check_error(result, words)
     assert names(tmp_path) == ["mine"] and names(mine) == before
-
-
-def test_confidences_are_within_0_and_1():
-    person = to_person([5, 6, 2] * 16 + [float("nan"), 1, 1], Path("file.json"))
-    assert person[..., 2].max() == 1 and np.isfinite(person).all()
-    assert not person[NAMES.index("right_ankle")].any(), "a joint that is no number was not found"
 
 
 @pytest.mark.parametrize("contents", [
