@@ -4,10 +4,12 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
 os.environ["OMP_NUM_THREADS"] = "1"  # small images; more threads than cores would wait for each other
 
 import numpy as np
