@@ -12,4 +12,4 @@ PACKAGES = ("pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "selenium>=4.20")
 if __name__ == "__main__":
     python = make_environment(*PACKAGES)
     call(python, "-m", "ruff", "check", ".")
-    call(python, "-m", "pytest", "--numprocesses", "auto", "--dist", "loadfile", *sys.argv[1:])
+    call(python, "-m", "pytest", "--numprocesses", "auto", "--dist", "worksteal", *sys.argv[1:])

@@ -261,14 +261,14 @@ JUNK = [None, -1, 10**30, float("nan"), float("inf"), "", [], {}, True, 1e300, t
         torch.full((2, 2), float("nan")), torch.zeros(3, dtype=torch.complex64), [[[[]]]], {1: {2: {3: 4}}}]
 
 
-def test_50_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_path, monkeypatch):
+def test_20_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         signal_at(patch, TRAINER, "step", 6, signal.SIGTERM)
         assert run_inside("Trainer.py", *whole[0], "--save_root", tmp_path).returncode == 143
     trainer = TRAINER(parse_trainer([*map(str, whole[0]), "--save_root", str(tmp_path)]))
     original, path = torch.load(tmp_path / "last.ckpt", weights_only=True), str(tmp_path / "last.ckpt")
     rng, refused = random.Random(0), 0
-    for i in range(50):
+    for i in range(20):
         contents = copy.deepcopy(original)
         container, key = rng.choice([*places(contents["training"]), *[(contents, key) for key in contents]])
         container[key] = rng.choice(JUNK)
@@ -279,4 +279,4 @@ def test_50_damaged_checkpoints_are_refused_in_one_line_or_resumed(whole, tmp_pa
         except InputError as error:
             assert path in str(error), (i, key)
             refused += 1
-    assert 10 < refused < 50
+    assert 4 < refused < 20
