@@ -26,7 +26,7 @@ def torchrun(*flags, program="Trainer.py"):
 
 
 def test_two_processes_give_the_numbers_of_one_with_the_whole_batch_and_one_resumes(dance, tmp_path):
-    """Batch 1 + 1 against 2, with validation shared out; then one process resumes the run of two."""
+    """Batch 1 + 1 against 2; then one process resumes the run of two."""
     flags = ["--DR", dance, *TINY, "--epoch_steps", 3, "--posterior_share", 0.5, "--num_epoch", 2]
     two = torchrun(*flags, "--save_root", tmp_path / "2", "--batch_size", 1, "--gpu", 2)
     one = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "1", "--batch_size", 2)
