@@ -10,6 +10,7 @@ FRAMES_PER_SECOND = 30
 
 SKIN, HAIR, EYE = (226, 170, 136), (74, 46, 32), (60, 40, 34)
 JACKET, SHIRT, TROUSERS, SHOE = (190, 58, 46), (240, 232, 216), (46, 58, 98), (148, 88, 48)
+RIBBON, GREEN = [f"ribbon_{i}" for i in range(4)], (30, 215, 60)  # its joints, the first is in the hair
 
 ARMS = [f"{side}_{part}_{way}" for side in ("right", "left") for part in ("upper", "fore") for way in ("out", "ahead")]
 LEGS = [f"{side}_{angle}" for side in ("right", "left") for angle in ("leg_out", "leg_ahead", "knee")]
@@ -138,6 +139,22 @@ def make_skeleton(motion):
     return {name: v + place for name, v in s.items()} | {"up": up, "ahead": ahead, "face": face, "cheek": cheek}
 
 
+def add_ribbon(skeleton, generator):
+    """The skeleton with a ribbon in the hair: parts of 0.2 m between the joints RIBBON, which no pose shows. The angle
+    of the first, 0 upwards, is an AR(2) process with the double pole exp(-1/6) and a standard deviation of 0.65 rad.
+    Each further part has the angle that the part before had 3 frames ago."""
+    frames, pole, start = len(skeleton["head"]), np.exp(-1 / 6), 200  # frames until it is stationary
+    angle = generator.normal(size=start + frames)
+    for t in range(2, len(angle)):
+        angle[t] += 2 * pole * angle[t - 1] - pole ** 2 * angle[t - 2]
+    angle *= 0.65 / np.sqrt((1 + pole ** 2) / (1 - pole ** 2) ** 3)
+    joints = [skeleton["head"] + 0.06 * skeleton["up"]]
+    for part in range(len(RIBBON) - 1):
+        delayed = angle[start - 3 * part:][:frames]
+        joints.append(joints[-1] + 0.2 * np.stack([np.sin(delayed), np.cos(delayed), 0 * delayed], 1))
+    return skeleton | dict(zip(RIBBON, joints, strict=True))
+
+
 def make_solids(s):
     """The dancer's solids: (colour, bias towards the camera in m, [(centre (T, 3), radius in m), ...]) each."""
     head, up, ahead, face = s["head"], s["up"], s["ahead"], s["face"]
@@ -157,4 +174,5 @@ def make_solids(s):
                    (SHOE, 0.01, [(heel, 0.048), (ankle, 0.05), (toe, 0.042)]), (SKIN, 0.07, [(hand, 0.046)]),
                    (JACKET, 0.06, [(shoulder, 0.068), (elbow, 0.054)]), (JACKET, 0.08, [(elbow, 0.054), (cuff, 0.05)]),
                    (SKIN, 0.07, [(cuff, 0.04), (wrist, 0.033)]), (EYE, 0, [(eye, 0.014)]), (SKIN, 0.03, [(ear, 0.02)])]
-    return solids
+    ends = [(s[name], 0.05) for name in RIBBON if name in s]
+    return solids + [(GREEN, 0.4, list(part)) for part in zip(ends, ends[1:], strict=False)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from dancer import make_motion, make_skeleton, make_solids
+from dancer import RIBBON, add_ribbon, make_motion, make_skeleton, make_solids
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -39,6 +39,7 @@ class Scene(NamedTuple):
     width: int
     body: float = 1.0  # scale of the dancer and of the dancer's steps
     offset: tuple[float, float] = (0.0, 0.0)  # m to the right and away from the camera
+    ribbon: bool = False
 
     def project(self, points):
         """Points (..., 3) of the dance in m to pixels (..., 2), and the pixels per metre of the dancer there (...)."""
@@ -137,13 +138,15 @@ def break_poses(seen, generator, share):
 def write_sequence(folders, frames, seed, first_number, broken, scene, progress):
     """Draw a sequence from its own seeds into the folders of frames and of poses.
 
-    broken: share of broken poses. Returns joints (T, J, 3): x, y in pixels, and 1, or 0 if not seen.
+    broken: share of broken poses. Returns joints (T, J, 3): x, y in pixels, and 1, or 0 if not seen; and where a ribbon
+    is tied to the hair (T, 2), as shares of the width and the height.
     """
     motion_random, joint_random, break_random = (np.random.default_rng([*seed, stream]) for stream in range(3))
     reach = max(scene.width / scene.height * CAMERA_DISTANCE / FOCAL / 2 - 0.4, 0.1)  # m to the edge of the image
     studio = draw_studio(scene)
     large = scene._replace(height=SUPERSAMPLE * scene.height, width=SUPERSAMPLE * scene.width)
     whole = make_skeleton(make_motion(motion_random, frames, reach))
+    whole = add_ribbon(whole, np.random.default_rng([*seed, 3])) if scene.ribbon else whole
     pixels, seen = find_joints(whole, joint_random, large)
     break_poses(seen, break_random, broken)
     for folder in folders:
@@ -159,7 +162,8 @@ def write_sequence(folders, frames, seed, first_number, broken, scene, progress)
             paint(pose, Image.new("RGB", (scene.width, scene.height), "white")).save(
                 folders[1] / f"frame{index:06d}.png")
             progress.update()
-    return np.concatenate([pixels / SUPERSAMPLE, np.ones_like(pixels[..., :1])], -1) * seen[..., None]
+    hair = scene.project(whole.get(RIBBON[0], whole["head"]))[0] / (scene.width, scene.height)
+    return np.concatenate([pixels / SUPERSAMPLE, np.ones_like(pixels[..., :1])], -1) * seen[..., None], hair
 
 
 def write_keypoints(out, joints, scene):
@@ -184,7 +188,7 @@ def write_keypoints(out, joints, scene):
 
 def write_dataset(out, args):
     """Write train, val and test below a new folder. Each sequence has its own seed: (seed, split, index)."""
-    scene = Scene(args.height, args.width, args.height_factor, tuple(args.offset))
+    scene = Scene(args.height, args.width, args.height_factor, tuple(args.offset), args.ribbon)
     sequences = [(("train/train_img", "train/train_label"), args.train_frames // args.train_clips + (
         clip < args.train_frames % args.train_clips), (args.seed, 0, clip), clip * CLIP_OFFSET, args.broken_poses)
         for clip in range(args.train_clips)]
@@ -194,8 +198,10 @@ def write_dataset(out, args):
     joints = {}
     with Progress("drawing", sum(sequence[1] for sequence in sequences), "frame") as progress:
         for folders, *rest in sequences:
-            clip = write_sequence([out / folder for folder in folders], *rest, scene, progress)
+            clip, hair = write_sequence([out / folder for folder in folders], *rest, scene, progress)
             joints.setdefault(folders[0], []).append((rest[2], clip))
+            if args.ribbon and folders[0] == "val/val_img":  # for modules/score/ribbon.py
+                (out / "ribbon.json").write_text(json.dumps(hair.round(5).tolist()), encoding="utf-8")
     for truth in (out / "test/test_gt").glob("*/frame000000.png"):
         given = out / "test/test_img" / truth.parent.name
         given.mkdir(parents=True)
@@ -213,6 +219,7 @@ def main():
         parser.add_argument(f"--{name}", type=number(kind, least, most), default=default, metavar="N", help=text)
     parser.add_argument("--offset", type=number(float, -1.5, 1.5), nargs=2, default=[0.0, 0.0], metavar=("X", "Z"),
                         help="place of the dancer, m to the right and away from the camera")
+    parser.add_argument("--ribbon", action="store_true", help="a ribbon in the hair, which no pose shows")
     parser.add_argument("--keypoints", action="store_true", help="also write the joints: OUT/openpose, a JSON file per "
                         "frame in OpenPose's format, and OUT/keypoints.json for drive.py")
     args = parser.parse_args()
