@@ -110,8 +110,8 @@ class Trainer:
         frames = to_float(batch.frames)
         with autocast(self.device, self.dtype):
             out = self.model.rollout(
-                frames[:, 0], batch.poses, truth=frames, noise=batch.noise, from_posterior=batch.from_posterior,
-                teacher_forcing=batch.teacher_forcing,
+                batch.x_1, batch.poses, last=batch.last, truth=frames, noise=batch.noise,
+                from_posterior=batch.from_posterior, teacher_forcing=batch.teacher_forcing,
             )
         target = frames[:, 1:] if batch.target_is_truth else torch.cat([frames[:, :1], out.frames[:, :-1]], dim=1)
         kl = out.kl.flatten(2).sum(dim=2)  # (B, T-1) nats a frame

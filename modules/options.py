@@ -198,6 +198,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="training clips start anywhere, shuffled; or one after the other as in the template")
     add("--random_start", action=argparse.BooleanOptionalAction, default=False,
         help="draw each clip's x_1 from anywhere in its sequence (with --windows anywhere)")
+    add("--last_frame", default="x_1", **one_of("x_1", "previous"),
+        help="the last frame of a clip's first step: x_1, wherever it was drawn from, or the true previous frame")
+    add("--last_noise", type=natural_float, default=0.0,
+        help="standard deviation (range 1) of coarse noise on that last frame, drawn between 0 and this for each clip")
     add("--shift_down", type=natural, default=0,
         help="move clips up or down by up to so many pixels of a 32x64 frame; larger frames: as many times more")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")
@@ -303,6 +307,8 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
     one_step = args.train_vi_len == 2 and args.tf_decides == "feed"
     rules = (
         (("random_start", "shift_down", "shift_right"), template_order, "with --windows template"),
+        (("last_frame",), template_order or not args.random_start, "where a clip's x_1 is its first frame"),
+        (("last_frame", "last_noise"), args.arch == "multiscale" and args.prior == "standard", "with --prior standard"),
         (("posterior_share", "posterior_end"), args.z_from == "prior", "with --z_from prior"),
         (("tfr_rule", "tfr_sde", "tfr_d_step"), args.tfr == 0, "with --tfr 0"),
         (("tfr", "tfr_rule", "tfr_sde", "tfr_d_step"), one_step and args.tfr > 0,

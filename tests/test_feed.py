@@ -1,12 +1,14 @@
-"""The plan of an epoch: windows never cross a cut, images move together."""
+"""The plan of an epoch: windows never cross a cut, images move together. The last frame of a clip's first step."""
 
 import numpy as np
 import pytest
 import torch
 from conftest import noise_frames
 
+from dataloader import Dataset_Dance
 from modules.options import parse_trainer
-from modules.train.feed import gather, largest_shift, shuffled_plan, template_plan
+from modules.train.distributed import Ranks
+from modules.train.feed import Feed, gather, largest_shift, shuffled_plan, template_plan
 
 CLIPS = [(0, 10), (10, 18), (18, 20)]  # the last is shorter than a window
 
@@ -16,7 +18,9 @@ def plan(epoch=0, seed=0, steps=20, batch=4, **flags):
 
 
 def test_windows_start_anywhere_and_never_cross_a_cut():
-    windows = plan().windows.reshape(-1, 4)
+    windows = plan().windows.reshape(-1, 5)
+    assert (windows[:, 0] == windows[:, 1]).all(), "x_1 is the first frame"
+    windows = windows[:, 1:]
     assert (windows.diff(dim=1) == 1).all()
     assert ((windows[:, 0] < 10) == (windows[:, 3] < 10)).all()
     assert set(windows[:, 0].tolist()) == {*range(7), *range(10, 15)}
@@ -36,10 +40,11 @@ def test_a_plan_is_a_function_of_seed_and_epoch():
 
 
 def test_random_starts_stay_within_their_clip():
-    windows = plan(steps=200, random_start=True).windows.reshape(-1, 4)
+    windows = plan(steps=200, random_start=True).windows.reshape(-1, 5)
     assert ((windows[:, 0] < 10) == (windows[:, 1] < 10)).all()
     assert set(windows[:, 0].tolist()) == set(range(18))
     assert (windows[:, 1:].diff(dim=1) == 1).all()
+    assert torch.equal(windows[:, 1:], plan(steps=200).windows.reshape(-1, 5)[:, 1:]), "only x_1 is another"
 
 
 @pytest.mark.parametrize("flags, pixels", [
@@ -54,7 +59,7 @@ def test_shifts_grow_with_the_frame(flags, pixels):
 
 def test_template_plan_takes_the_windows_in_order():
     windows = torch.tensor([[0, 1], [2, 3], [4, 5]])
-    assert template_plan(windows, steps=2, batch=2).windows.tolist() == [[[0, 1], [2, 3]], [[4, 5], [0, 1]]]
+    assert template_plan(windows, steps=2, batch=2).windows.tolist() == [[[0, 0, 1], [2, 2, 3]], [[4, 4, 5], [0, 0, 1]]]
 
 
 def test_gather_moves_all_images_of_a_clip_alike_and_replicates_edges():
@@ -63,3 +68,37 @@ def test_gather_moves_all_images_of_a_clip_alike_and_replicates_edges():
     assert torch.equal(clips[0], images[[0, 3]])
     padded = np.pad(images[[4, 1]].numpy(), ((0, 0), (0, 0), (2, 0), (0, 3)), mode="edge")
     assert np.array_equal(clips[1].numpy(), padded[:, :, :6, 3:])
+
+
+def first_batch(dance, flags, ranks=None, batch_size=4, epoch=0):
+    """A clip is x_1 and 3 frames of 16x32."""
+    args = parse_trainer(["--DR", str(dance), "--save_root", "x", "--frame_H", "16", "--frame_W", "32",
+                          "--train_vi_len", "3", "--batch_size", str(batch_size), "--num_epoch", "2", *flags.split()])
+    feed = Feed(args, Dataset_Dance(dance, "train", 16, 32, train_vi_len=3), (4, 2, 4), ranks or Ranks(),
+                torch.device("cpu"))
+    return next(feed.batches(epoch))
+
+
+def test_the_last_frame_is_x_1_or_the_previous_one_with_coarse_noise(dance):
+    plain, previous = first_batch(dance, ""), first_batch(dance, "--last_frame previous")
+    assert plain.last is None and plain.frames.shape == plain.poses.shape == (4, 3, 3, 16, 32)
+    assert not torch.equal(plain.x_1, plain.frames[:, 0]), "from anywhere"
+    assert torch.equal(previous.last, previous.frames[:, 0])
+    for field in ("x_1", "frames", "poses", "noise"):
+        assert torch.equal(getattr(plain, field), getattr(previous, field)), "the flag changes nothing else"
+    template = first_batch(dance, "--preset template --batch_size 4")
+    assert template.last is None and torch.equal(template.x_1, template.frames[:, 0])
+
+    flags = "--last_frame previous --last_noise 0.2"
+    noisy = first_batch(dance, flags)
+    noise = noisy.last - noisy.frames[:, 0] / 255
+    assert noisy.last.min() >= 0 and noisy.last.max() <= 1
+    deviations = noise.flatten(1).std(dim=1)
+    assert 0.005 < deviations.max() < 0.2 and deviations.max() > 1.5 * deviations.min(), "each clip has its own"
+    assert noise.diff(dim=3).abs().mean() < noise.abs().mean() / 2, "neighbours are alike"
+    assert torch.equal(noisy.last, first_batch(dance, flags).last)
+    assert not torch.equal(noisy.last, first_batch(dance, flags, epoch=1).last)
+    halves = [first_batch(dance, flags, Ranks(rank, 2), batch_size=2).last for rank in (0, 1)]
+    assert torch.equal(torch.stack(halves, dim=1).flatten(0, 1), noisy.last), "drawn for the whole batch"
+    on_x_1 = first_batch(dance, "--last_noise 0.2")
+    assert (on_x_1.last - on_x_1.x_1 / 255).abs().mean() < 0.2 and on_x_1.last.dtype == torch.float32

@@ -175,12 +175,12 @@ def test_training_learns(dance, tmp_path, preset, flags):
         assert psnr(frames, truth[1:]).mean() > psnr(truth[:1].expand_as(truth[1:]), truth[1:]).mean() + 0.3
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", [*PRESETS, "best --last_frame previous --last_noise 0.1"])
 def test_no_tensor_stays_on_the_cpu_where_there_is_a_gpu(dance, tmp_path, preset, monkeypatch):
     """Feed, rollout, loss and predict on a device that is only pretended: an operation on two devices is an error."""
     from dataloader import Dataset_Dance
 
-    args = run_flags(dance, tmp_path, preset, "--num_epoch", "1", "--epoch_steps", "2")
+    args = run_flags(dance, tmp_path, *preset.split(), "--num_epoch", "1", "--epoch_steps", "2")
     data = Dataset_Dance(dance, "train", 16, 32, train_vi_len=3)
     data.decode()
     monkeypatch.setattr(feed, "random_generator", lambda device, *parts: torch.Generator().manual_seed(0))
@@ -191,11 +191,13 @@ def test_no_tensor_stays_on_the_cpu_where_there_is_a_gpu(dance, tmp_path, preset
             model = VAE_Model(args.arch, **SIZES, prior=args.prior)
         assert next(model.parameters()).device == device
         batch = next(iter(Feed(args, data, model.latent_shape(16, 32), Ranks(), device).batches(0)))
-        out = model.rollout(batch.frames[:, 0], batch.poses, truth=batch.frames.float() / 255, noise=batch.noise,
-                            from_posterior=batch.from_posterior, teacher_forcing=batch.teacher_forcing)
+        out = model.rollout(batch.x_1, batch.poses, last=batch.last, truth=batch.frames.float() / 255,
+                            noise=batch.noise, from_posterior=batch.from_posterior,
+                            teacher_forcing=batch.teacher_forcing)
         kl = out.kl.flatten(2).sum(dim=2)
         loss, _ = frame_loss(args.loss, out.frames, batch.frames[:, 1:].float() / 255, kl, batch.beta)
-        assert {x.device for x in (*batch[:7], out.frames, loss)} == {device}
+        tensors = [x for x in batch if isinstance(x, torch.Tensor)]
+        assert {x.device for x in (*tensors, out.frames, loss)} == {device} and len(tensors) >= 8
         sequences = [Sequence("0", torch.zeros(1, 3, 16, 32), torch.zeros(4, 3, 16, 32))]
         assert predict(model, sequences, torch.float32)[0].device.type == "cpu"
 

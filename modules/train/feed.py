@@ -12,19 +12,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dataloader import Dataset_Dance
+from modules.data.pixels import to_float
 from modules.device import derive_seed, random_generator
 from modules.train.distributed import Ranks
 from modules.train.schedules import Schedules, data_share
 
-LATENT, COIN = range(2)  # streams of random numbers
+LATENT, COIN, BLOBS, SIZES = range(4)  # streams of random numbers
 
 
 class Batch(NamedTuple):
     """One step's B clips of T frames, and the schedules' values for it."""
 
-    frames: Tensor  # (B, T, 3, H, W) uint8, the true frames; frames[:, 0] is x_1
+    x_1: Tensor  # (B, 3, H, W) uint8
+    last: Tensor | None  # (B, 3, H, W) the last frame of a clip's first step, see --last_frame; None: x_1
+    frames: Tensor  # (B, T, 3, H, W) uint8, true frames in a row: what is predicted are frames[:, 1:]
     poses: Tensor  # (B, T, 3, H, W) uint8
     noise: Tensor  # (B, T-1, *latent) of z, from N(0, I); zero for clips whose z is the mean of the prior
     from_posterior: Tensor  # (B, 1, 1, 1) bool, whether a clip's z is the posterior's
@@ -67,15 +71,17 @@ class Feed:
         """One batch. windows, shifts: the plan's for this step, see Plan."""
         args, now = self.args, self.schedules.at(epoch, step)
         frames, poses = (gather(images, windows, shifts) for images in self.images)
+        x_1, frames, poses = frames[:, 0], frames[:, 1:], poses[:, 1:]
+        last = frames[:, 0] if args.last_frame == "previous" else x_1
+        if args.last_noise:
+            last = self._disturbed(last, epoch, step)
 
         # the first clips of the batch take z from the posterior, the others take the prior's mean
         count = max(1, round(self.batch_size * now.posterior_share))
         clips = torch.arange(self.batch_size, device=self.device) < count
         from_posterior = self.ranks.share(clips).reshape(-1, 1, 1, 1)
         beta, lr, ema_share = torch.tensor([now.beta, now.lr, now.ema_share], device=self.device)
-        generator = random_generator(self.device, args.seed, LATENT, epoch, step)
-        shape = (self.batch_size, windows.shape[1] - 1, *self.latent)
-        noise = self.ranks.share(torch.randn(shape, generator=generator, device=self.device))
+        noise = self._draw((poses.shape[1] - 1, *self.latent), LATENT, epoch, step)
         if args.z_from == "prior":  # the report: z is drawn from the prior in every clip, and every clip has its KL
             from_posterior, beta = from_posterior & False, beta.expand(len(windows), 1)
         else:
@@ -83,7 +89,7 @@ class Feed:
 
         coin, coin_for_input = toss(args.seed, epoch, now.tfr), args.tf_decides == "feed"
         return Batch(
-            frames, poses, noise, from_posterior, beta, lr, ema_share,
+            x_1, None if last is x_1 else last, frames, poses, noise, from_posterior, beta, lr, ema_share,
             teacher_forcing=coin and coin_for_input, target_is_truth=coin or coin_for_input,
         )
 
@@ -96,6 +102,20 @@ class Feed:
             self.data.clips_within(partial), args.train_vi_len, steps, self.batch_size, args.seed, epoch,
             random_start=args.random_start, shift=largest_shift(args),
         )
+
+    def _draw(self, shape: tuple[int, ...], stream: int, epoch: int, step: int, draw=torch.randn) -> Tensor:
+        """Random numbers for this process's clips (B, *shape)."""
+        generator = random_generator(self.device, self.args.seed, stream, epoch, step)
+        return self.ranks.share(draw((self.batch_size, *shape), generator=generator, device=self.device))
+
+    def _disturbed(self, frames: Tensor, epoch: int, step: int) -> Tensor:
+        """Frames (B, 3, H, W) with Gaussian noise on a coarse grid, within [0, 1]. It is like the errors of a rollout,
+        which the model so learns to correct (compare GameNGen, Valevski et al. 2024)."""
+        size = frames.shape[-2:]
+        grid = [round(4 * side / min(size)) for side in size]  # 4x8 for 32x64, as large as the multi-scale latent
+        blobs = F.interpolate(self._draw((3, *grid), BLOBS, epoch, step), size, mode="bilinear")
+        deviation = self.args.last_noise * self._draw((1, 1, 1), SIZES, epoch, step, draw=torch.rand)
+        return (to_float(frames) + deviation * blobs).clamp(0, 1)
 
 
 def toss(seed: int, epoch: int, tfr: float) -> bool:
@@ -113,14 +133,14 @@ def largest_shift(args: argparse.Namespace) -> tuple[int, int]:
 class Plan(NamedTuple):
     """An epoch of S steps on B clips of T frames."""
 
-    windows: Tensor  # (S, B, T) int64, frame numbers in the data set; [..., 0] is x_1
+    windows: Tensor  # (S, B, 1 + T) int64, frame numbers in the data set: x_1, then T frames in a row
     shifts: Tensor  # (S, B, 2) int64: all images of the clip are moved by so many pixels (down, right)
 
 
 def template_plan(windows: Tensor, steps: int, batch: int) -> Plan:
     """The template's order: windows (n, T) one after the other, from the first again when they are used up."""
     order = windows[torch.arange(steps * batch) % len(windows)].reshape(steps, batch, -1)
-    return Plan(order, torch.zeros(steps, batch, 2, dtype=torch.long))
+    return Plan(torch.cat([order[..., :1], order], dim=-1), torch.zeros(steps, batch, 2, dtype=torch.long))
 
 
 def shuffled_plan(
@@ -129,7 +149,7 @@ def shuffled_plan(
 ) -> Plan:
     """Windows that start anywhere in a clip [begin, end), each possible start once before any comes again.
 
-    random_start: x_1 is drawn from anywhere in the clip, so that copying the last frame is no shortcut.
+    random_start: x_1 is drawn from anywhere in the clip, so that copying it is no shortcut; else it is the first frame.
     shift: the largest shift in pixels (down, right).
     """
     rng = np.random.default_rng(derive_seed(seed, epoch))
@@ -142,8 +162,7 @@ def shuffled_plan(
     begin, end = bounds[chosen].reshape(steps, batch, 2).transpose(2, 0, 1)
     first = rng.integers(begin, end) if random_start else start
     moved = rng.integers([-shift[0], -shift[1]], [shift[0] + 1, shift[1] + 1], (steps, batch, 2))
-    windows = start[..., None] + np.arange(T)
-    windows[..., 0] = first
+    windows = np.concatenate([first[..., None], start[..., None] + np.arange(T)], axis=-1)
     return Plan(torch.from_numpy(windows), torch.from_numpy(moved))
 
 
