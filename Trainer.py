@@ -28,6 +28,7 @@ from modules.files import to_csv, write_json, write_text
 from modules.model.checkpoint import MODEL_FLAGS, build_model, load_weights, save_checkpoint
 from modules.model.vae import VAE_Model, architecture, frame_loss
 from modules.progress import Progress
+from modules.score.latent import bound
 from modules.score.predict import predict
 from modules.show.curves import draw_training
 from modules.show.sequence import draw_validation, score_validation
@@ -73,7 +74,7 @@ class Trainer:
             self.feed = Feed(args, self.data[0], latent, self.ranks, self.device)
         collect_errors(*(data.decode for data in self.data))
         self.validation = self.data[-1].sequences
-        self.epoch, self.history, self.best_psnr = 0, [], None
+        self.epoch, self.history, self.judge = 0, [], f"val_{args.best_by}"  # the column that decides about best.ckpt
         self.streak = torch.tensor(0, device=self.device)  # skipped steps in a row, see EpochProgress
         self.progress = None  # of the epoch to resume in
         if start and start.resumed:
@@ -85,9 +86,9 @@ class Trainer:
         with reading(path):
             training, self.epoch = contents["training"], contents["last_epoch"] + 1
             self.history = training["history"]
-            if len(self.history) != self.epoch or any(set(row) != set(HISTORY_COLUMNS) for row in self.history):
+            if len(self.history) != self.epoch or any({*HISTORY_COLUMNS} - {*row, "val_bound"} for row in self.history):
                 raise ValueError("its history has other epochs or columns")
-            self.best_psnr, within = training["best_psnr"], training.get("within")
+            within = training.get("within")
             load_weights(self.model, training["weights"], path)
             for optimizer in self.optimizers:
                 state = contents["optimizer"][type(optimizer).__name__]["state"]
@@ -156,7 +157,8 @@ class Trainer:
                 with stops.at_once(f"in the validation of epoch {epoch}"):
                     self.finish_epoch(epoch, progress)
         if main:
-            print(f"Best validation PSNR {self.best_psnr:.3f} dB. Weights: {self.root / 'best.ckpt'}")
+            best = max(value for row in self.history if (value := row.get(self.judge)) is not None)
+            print(f"Best {self.judge} {best:.3f}. Weights: {self.root / 'best.ckpt'}")
 
     def begin(self, epoch: int) -> EpochProgress:
         """The progress of an epoch whose first step is still to come."""
@@ -185,10 +187,10 @@ class Trainer:
             print(f"epoch {epoch}: {skipped} of {progress.steps} steps skipped: their loss or gradient was not finite")
         begin, last, now = time.perf_counter(), epoch + 1 == self.args.num_epoch, self.feed.schedules.at(epoch, -1)
         validated = (epoch + 1) % self.args.val_every == 0 or last
-        psnr = self.validate(epoch) if validated else None
+        scores = self.validate(epoch) if validated else {}
         self.history.append({
             "epoch": epoch, "loss": loss, "mse": mse, "kl": kl, "beta": now.beta, "tfr": now.tfr,
-            "posterior_share": now.posterior_share, "lr": now.lr, "val_psnr": psnr,
+            "posterior_share": now.posterior_share, "lr": now.lr, "val_psnr": None, "val_bound": None, **scores,
             "seconds": progress.seconds + time.perf_counter() - begin, "frames_per_second": self.rate(progress),
         })
         self.epoch = epoch + 1
@@ -197,28 +199,28 @@ class Trainer:
                 draw_training(self.history, self.root / "figures")
             self.save(self.history[-1], numbered=(epoch + 1) % self.args.per_save == 0 or last)
 
-    def validate(self, epoch: int) -> float | None:
+    def validate(self, epoch: int) -> dict[str, float]:
         """Full-length prediction of the validation sequences from their first frames, z the prior's mean: scored and
-        drawn. Returns the mean PSNR. Of several processes rank 0 does it, and the others wait in their next step."""
+        drawn. Returns the scores. Of several processes rank 0 does it, and the others wait in their next step."""
         if not self.ranks.main:
-            return None
+            return {}
         args, sequences = self.args, self.validation
         predicted = predict(self.best_model, sequences, self.dtype)
+        bounds = [bound(self.best_model, sequence, self.dtype) for sequence in sequences if args.best_by == "bound"]
         last = epoch + 1 == args.num_epoch or args.test
         average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
         draw_validation(
             self.root, epoch, sequences, predicted, scores, args.train_vi_len, args.pictures,
             keep_all=args.store_visualization, video=last or args.store_visualization,
         )
-        return average
+        return {"val_psnr": average} | ({"val_bound": sum(bounds) / len(bounds)} if bounds else {})
 
     def save(self, row: dict, numbered: bool) -> None:
         """Write metrics.csv and the checkpoints of a finished epoch. row: its row of metrics.csv."""
         table = [list(HISTORY_COLUMNS), *(map(row.get, HISTORY_COLUMNS) for row in self.history)]
         write_text(self.root / "metrics.csv", to_csv(table))
-        best = row["val_psnr"] is not None and (self.best_psnr is None or row["val_psnr"] > self.best_psnr)
-        if best:
-            self.best_psnr = row["val_psnr"]
+        *earlier, now = (other.get(self.judge) for other in self.history)
+        best = now is not None and all(value is None or now > value for value in earlier)
         weights, everything = self.checkpoint(row)
         if best:
             save_checkpoint(self.root / "best.ckpt", weights)
@@ -230,7 +232,7 @@ class Trainer:
         """Write last.ckpt before the epoch is finished; every process waits until the file is whole."""
         if self.ranks.main:
             now = self.feed.schedules.at(epoch, progress.step - 1)
-            row = {"epoch": epoch - 1, "lr": now.lr, "tfr": now.tfr, "val_psnr": None}
+            row = {"epoch": epoch - 1, "lr": now.lr, "tfr": now.tfr}
             save_checkpoint(self.root / "last.ckpt", self.checkpoint(row, progress.saved())[1])
         self.ranks.wait()
 
@@ -240,12 +242,12 @@ class Trainer:
         weights = {
             "state_dict": self.best_model.state_dict(),
             "config": {"model": self.model.config, "frame_size": [self.args.frame_H, self.args.frame_W]},
-            "last_epoch": row["epoch"], "lr": row["lr"], "tfr": row["tfr"], "val_psnr": row["val_psnr"],
+            "last_epoch": row["epoch"], "lr": row["lr"], "tfr": row["tfr"], "val_psnr": row.get("val_psnr"),
             "settings": settings_of(self.args),
         }
         training = {
             "weights": self.model.state_dict(), "history": self.history, "within": within,
-            "averaged": self.ema.state_dict() if self.ema else None, "best_psnr": self.best_psnr,
+            "averaged": self.ema.state_dict() if self.ema else None,
         }
         optimizer = {type(o).__name__: {"state": o.state_dict()["state"]} for o in self.optimizers}
         return weights, weights | {"optimizer": optimizer, "training": training}

@@ -213,6 +213,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="predict with an exponential moving average of the weights, over this last share of the run; 0: without")
     add("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
     add("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
+    add("--best_by", default="psnr", **one_of("psnr", "bound"),
+        help="best.ckpt has the highest PSNR of the prior's mean, or the highest bound of log p (a second rollout)")
     add("--val_every", type=positive, default=1, help="epochs between two validations")
     add("--save_minutes", type=positive_float, default=10.0,
         help="minutes between two saves within an epoch; last.ckpt is also written after every epoch")

@@ -1,14 +1,16 @@
-"""Measures of the latent, on models for which the answer is known."""
+"""Measures of the latent and the bound, on models for which the answer is known."""
+
+import math
 
 import pytest
 import torch
 from conftest import noise_frames
 
 from modules.data.sequence import Sequence
-from modules.model.vae import Rollout, VAE_Model
-from modules.score.latent import ACTIVE, latent_use
+from modules.model.vae import MSE_FLOOR, Rollout, VAE_Model
+from modules.score.latent import ACTIVE, bound, latent_use
 from modules.score.metrics import psnr
-from modules.score.predict import predict
+from modules.score.predict import draw_noise, predict
 
 SEQUENCE = Sequence("val0", noise_frames(6, 3, 16, 32), noise_frames(6, 3, 16, 32, seed=1))
 
@@ -50,3 +52,22 @@ def test_active_units_and_gain_by_hand():
     assert (use["active"], use["units"]) == (2, 12)
     assert use["kl_per_dimension"] == pytest.approx([0.02, 2 + 0.01, 0.02])
     assert use["gain"] == pytest.approx(20.0, abs=1e-3)
+    nats = 10 * (ACTIVE / 2) + 2 * 1.0
+    assert use["bound"] == pytest.approx(-3 * 16 * 32 / 2 * math.log(1e-4 + MSE_FLOOR) - nats, rel=1e-4)
+
+
+def test_the_bound_is_the_calibrated_loss_of_a_sampled_rollout():
+    """The generated frame is fed back, the true one is only seen by the posterior; every call is the same."""
+    torch.manual_seed(0)
+    model = VAE_Model("multiscale", F_dim=16, L_dim=16, N_dim=4, D_out_dim=16, prior="learned")
+    noise, truth = draw_noise(model, SEQUENCE, (0,)), SEQUENCE.frames / 255
+    last, bounds = truth[:1], []
+    with torch.no_grad():
+        for t in range(1, 6):
+            out = model.rollout(
+                truth[:1], SEQUENCE.poses[None, t - 1 : t + 1], last=last, truth=truth[None, t - 1 : t + 1],
+                noise=noise[None, t - 1 : t], from_posterior=torch.ones(1, 1, 1, 1, dtype=torch.bool))
+            last = out.frames[:, 0]
+            mse = (last - truth[t]).square().mean()
+            bounds.append(-(3 * 16 * 32 / 2 * torch.log(mse + MSE_FLOOR) + out.kl.sum()))
+    assert bound(model, SEQUENCE, torch.float32) == pytest.approx(float(sum(bounds) / 5), rel=1e-4)

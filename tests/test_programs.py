@@ -10,6 +10,7 @@ import torch
 from conftest import SMALL, check_error, run_inside
 from PIL import Image
 
+import Trainer as trainer_module
 from dataloader import Dataset_Dance
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.vae import Rollout, VAE_Model
@@ -42,16 +43,34 @@ def test_trainer_writes_every_file(trained):
     assert {path.name for path in (folder / "figures").iterdir()} == FIGURES
     names = {path.name for path in folder.iterdir()}
     assert {"epoch=0.ckpt", "epoch=1.ckpt", "last.ckpt", "best.ckpt", "metrics.csv"} <= names
-    header = "epoch,loss,mse,kl,beta,tfr,posterior_share,lr,val_psnr,seconds,frames_per_second"
+    header = "epoch,loss,mse,kl,beta,tfr,posterior_share,lr,val_psnr,val_bound,seconds,frames_per_second"
     assert (folder / "metrics.csv").read_text().splitlines()[0] == header
     assert [row["epoch"] for row in rows(folder)] == ["0", "1"]
-    assert all(np.isfinite([float(value) for value in row.values()]).all() for row in rows(folder))
+    assert all(np.isfinite([float(row[name]) for name in row if name != "val_bound"]).all() for row in rows(folder))
     for word in ("mse", "kl", "beta", "tfr", "lr", "frames/s"):
         assert word in result.stderr, "the progress bar shows it"
     best, last = (load_checkpoint(folder / name) for name in ("best.ckpt", "last.ckpt"))
     assert "optimizer" not in best and "training" not in best, "weights and configuration only"
     assert best["val_psnr"] == max(float(row["val_psnr"]) for row in rows(folder))
     assert "exp_avg" in last["optimizer"]["Adam"]["state"][0], "the optimizer's state, not the weights again"
+
+
+@pytest.mark.parametrize("best_by", ["psnr", "bound"])
+def test_best_by(dance, tmp_path, monkeypatch, best_by):
+    """The bound falls, the PSNR rises: of three epochs the first is the best, or the last; also of a resumed run."""
+    flags = ["--DR", dance, "--save_root", tmp_path, *SMALL, "--arch", "template", "--device", "cpu",
+             "--epoch_steps", 1, "--pictures", "none", "--best_by", best_by]
+    bounds, psnrs = iter([3.0, 2.0, 1.0]), iter([10.0, 11.0, 12.0])
+    monkeypatch.setattr(trainer_module, "bound", lambda *_: next(bounds))
+    monkeypatch.setattr(trainer_module, "score_validation", lambda *_: (next(psnrs), {"val0": [10.0]}))
+    monkeypatch.setattr(trainer_module, "draw_validation", lambda *_, **__: None)
+    for epochs in (2, 3):
+        result = run_inside("Trainer.py", *flags, "--num_epoch", epochs)
+        assert result.returncode == 0, result.stderr
+    best = load_checkpoint(tmp_path / "best.ckpt")
+    assert best["last_epoch"] == (2 if best_by == "psnr" else 0)
+    assert f"Best val_{best_by} {12 if best_by == 'psnr' else 3}.000" in result.stdout
+    assert [row["val_bound"] for row in rows(tmp_path)] == ([""] * 3 if best_by == "psnr" else ["3.0", "2.0", "1.0"])
 
 
 def test_same_seed_same_numbers_other_seed_others(dance, trained, tmp_path):

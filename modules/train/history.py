@@ -19,6 +19,7 @@ HISTORY_COLUMNS = {
     "posterior_share": "share of the clips whose z is the posterior's, in the last step",
     "lr": "learning rate of the last step",
     "val_psnr": "mean PSNR of the validation in dB; empty where there was none",
+    "val_bound": "mean bound of log p in nats a frame, see --best_by; empty where it was not computed",
     "seconds": "of training and validation",
     "frames_per_second": "predicted frames per second of training",
 }
