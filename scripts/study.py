@@ -6,7 +6,7 @@
 
 A recipe is a named set of Trainer.py's flags. Other flags are given to Trainer.py for every recipe (--num_epoch 5,
 --device cpu, …). The same command again resumes. The runs are written to <save_root>/<recipe>/seed<k>; the tables psnr,
-cost and latent (Markdown and CSV) and the overlaid curves to <save_root>.
+cost, latent and, for data with a ribbon, ribbon (Markdown and CSV) and the overlaid curves to <save_root>.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.options import parse_trainer
 from modules.runtime import InputError, run_program
 from modules.score.latent import latent_use
+from modules.score.ribbon import ribbon_use
 from modules.show.curves import draw_curves
 from modules.show.runs import Run, read_run
 
@@ -44,7 +45,7 @@ STUDIES = {  # name -> flags of every recipe, which the command line may replace
 }
 REPORT = {"Cyclical": 21.535, "Monotonic": 21.488, "None": 22.648}  # dB, the report's averages over its test sequences
 LATENT = ("kl", "active", "units", "psnr_posterior", "psnr_prior", "gain", "psnr_sample", "psnr_best_sample",
-          "diversity", "change_sample", "change_truth")  # columns, see `latent_use`
+          "diversity", "change_sample", "change_truth", "bound")  # columns, see `latent_use`
 FREE = ("save_root", "DR", "device", "num_workers", "cache_dir", "pictures")  # flags that may differ between runs
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("study.py", description=__doc__.splitlines()[0], allow_abbrev=False,
                                      epilog="Other flags are given to Trainer.py for every recipe.")
     parser.add_argument("study", choices=(*STUDIES, "latent"),
-                        help="what to compare; own: only recipes of --recipe; latent: only z of checkpoints")
+                        help="what to compare; own: only recipes of --recipe; latent: only measure checkpoints")
     parser.add_argument("checkpoints", nargs="*", metavar="CKPT", help="after latent: the checkpoints to measure")
     parser.add_argument("--DR", required=True, help="data set: the folder that holds train/, val/ and test/")
     parser.add_argument("--save_root", required=True, help="folder of the study")
@@ -65,8 +66,7 @@ def main() -> None:
         raise InputError("expected checkpoints after latent, and only there")
     if args.checkpoints:
         flags = parse_trainer(["--DR", args.DR, "--save_root", args.save_root, *others])
-        uses = {path: [measure_latent(Path(path), flags)] for path in args.checkpoints}
-        return write_table(root / "latent", make_table(uses))
+        return write_measures(root, {path: [measure(Path(path), flags)] for path in args.checkpoints})
     (common, recipes), runs = STUDIES[args.study], {}
     recipes = recipes | dict(map(parse_recipe, args.recipe))
     chosen = args.only or list(recipes)
@@ -111,7 +111,7 @@ def train_and_test(title: str, flags: list[str], args: argparse.Namespace) -> No
     """Train, test and measure one run. What is done already is not repeated."""
     folder = Path(args.save_root)
     done = len(read_run(folder).history) if (folder / "metrics.csv").is_file() else 0
-    best, scores, latent = folder / "best.ckpt", folder / "test" / "metrics.json", folder / "latent.json"
+    best, scores, measures = folder / "best.ckpt", folder / "test" / "metrics.json", folder / "measures.json"
     if done < args.num_epoch:
         print(f"== {title}: training, {done} of {args.num_epoch} epochs are done ==", flush=True)
         call("Trainer.py", *flags)
@@ -120,8 +120,8 @@ def train_and_test(title: str, flags: list[str], args: argparse.Namespace) -> No
         names = ("device", "precision", "num_workers", "cache_dir", "pictures")
         machine = [f"--{name}={vars(args)[name]}" for name in names if vars(args)[name] is not None]
         call("Tester.py", "--DR", args.DR, "--save_root", folder / "test", "--ckpt_path", best, *machine)
-    if not is_newer(latent, best):
-        write_json(latent, measure_latent(best, args))
+    if not is_newer(measures, best):
+        write_json(measures, measure(best, args))
 
 
 def is_newer(path: Path, other: Path) -> bool:
@@ -135,28 +135,39 @@ def call(program: str, *arguments) -> None:
         raise InputError(f"{program} ended with code {code}, see above; the same command again resumes from here")
 
 
-def measure_latent(checkpoint: Path, args: argparse.Namespace) -> dict:
-    """`latent_use` of the first validation sequence, and the number of parameters."""
+def measure(checkpoint: Path, args: argparse.Namespace) -> dict[str, dict]:
+    """`latent_use` of the first validation sequence, parameters, and `ribbon_use` where the data have a ribbon."""
     model, size = model_from_checkpoint(load_checkpoint(checkpoint), checkpoint)
     data = Dataset_Dance(args.DR, "val", *size, val_vi_len=args.val_vi_len, cache_dir=args.cache_dir)
-    device = pick_device(args.device)
-    use = latent_use(model.to(device), data.sequences[0], pick_precision(args.precision, device))
-    return {key: use[key] for key in LATENT} | {"parameters": sum(p.numel() for p in model.parameters())}
+    device, ribbon = pick_device(args.device), Path(args.DR, "ribbon.json")
+    dtype = pick_precision(args.precision, device)
+    use = latent_use(model.to(device), data.sequences[0], dtype)
+    latent = {key: use[key] for key in LATENT} | {"parameters": sum(p.numel() for p in model.parameters())}
+    shown = ribbon_use(model, data.sequences, read_json(ribbon), dtype) if ribbon.is_file() else None
+    return {"latent": latent, "ribbon": shown}
 
 
 def write_results(root: Path, runs: dict[str, list[Run]], report: dict[str, float]) -> None:
     """All tables and figures. runs: recipe -> its runs, one per seed; report: recipe -> dB, an average to compare."""
-    uses = {name: [read_json(run.folder / "latent.json") for run in seeds] for name, seeds in runs.items()}
+    uses = {name: [read_json(run.folder / "measures.json") for run in seeds] for name, seeds in runs.items()}
     table = make_table({name: list(map(score_columns, seeds)) for name, seeds in runs.items()})
     if report:
         table = [[*row, f"{report[row[0]]:.3f}" if row[0] in report else ""] for row in table]
         table[0][-1] = "the report's average"
     write_table(root / "psnr", table)
     write_table(root / "cost", make_table({name: list(map(cost_columns, seeds)) for name, seeds in runs.items()}))
-    write_table(root / "latent", make_table(uses))
+    write_measures(root, uses)
     print("PSNR in dB with z the prior's mean; mean ± standard deviation over the seeds.")
     for path in draw_curves([mean_run(name, seeds) for name, seeds in runs.items()], root / "curves"):
         print(f"Wrote {path}")
+
+
+def write_measures(root: Path, uses: dict[str, list[dict]]) -> None:
+    """The table latent and, where the data have a ribbon, the table ribbon. uses: recipe -> `measure` of its runs."""
+    write_table(root / "latent", make_table({name: [use["latent"] for use in seeds] for name, seeds in uses.items()}))
+    if ribbon := next(iter(uses.values()))[0]["ribbon"]:
+        samples = {name: [use["ribbon"]["samples"] for use in seeds] for name, seeds in uses.items()}
+        write_table(root / "ribbon", make_table({"truth": [ribbon["truth"]]} | samples))
 
 
 def score_columns(run: Run) -> dict[str, float | None]:
@@ -165,10 +176,12 @@ def score_columns(run: Run) -> dict[str, float | None]:
     if not scored:
         raise InputError(f"{run.test_folder}: no scores; the study needs the true frames of the test sequences")
     psnr = {f"sequence {s['name']}": float("nan") if s["psnr"] is None else s["psnr"] for s in scored}
+    judge = f"val_{run.settings.get('best_by', 'psnr')}"
+    best = max((row for row in run.history if row.get(judge) is not None), key=lambda row: row[judge], default={})
     nearest = [s.get("baselines", {}).get("nearest_pose", {}).get("psnr") for s in scored]
     return psnr | {
         "average": float(np.mean(list(psnr.values()))), "nearest pose": None if None in nearest else np.mean(nearest),
-        "validation": max((row["val_psnr"] for row in run.history if row["val_psnr"] is not None), default=None),
+        "validation": best.get("val_psnr"),
     }
 
 
