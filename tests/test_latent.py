@@ -50,7 +50,7 @@ def test_active_units_and_gain_by_hand():
 
     use = latent_use(Model(1, 1), SEQUENCE._replace(frames=torch.full((6, 3, 16, 32), 0.5)), torch.float32)
     assert (use["active"], use["units"]) == (2, 12)
-    assert use["kl_per_dimension"] == pytest.approx([0.02, 2 + 0.01, 0.02])
+    assert use["kl"] == pytest.approx(10 * (ACTIVE / 2) + 2 * 1.0)
     assert use["gain"] == pytest.approx(20.0, abs=1e-3)
     nats = 10 * (ACTIVE / 2) + 2 * 1.0
     assert use["bound"] == pytest.approx(-3 * 16 * 32 / 2 * math.log(1e-4 + MSE_FLOOR) - nats, rel=1e-4)

@@ -17,9 +17,8 @@ ACTIVE = 0.01  # nats: a unit with a smaller mean KL is not in use
 def latent_use(model: VAE_Model, sequence: Sequence, dtype: torch.dtype, num_samples: int = 3) -> dict:
     """Measures over one sequence with all its true frames, every rollout from its first frame.
 
-    kl: KL(q || p), nats per frame. kl_per_dimension: of each latent channel. units: all latent units (channel, row,
-    column); active: those whose mean KL is above ACTIVE, the others have collapsed (compare Burda, Grosse &
-    Salakhutdinov 2016, section 5.2).
+    kl: KL(q || p), nats per frame. units: all latent units (channel, row, column); active: those whose mean KL is above
+    ACTIVE, the others have collapsed (compare Burda, Grosse & Salakhutdinov 2016, section 5.2).
     psnr_prior, psnr_posterior: mean PSNR in dB, z the mean of either distribution; gain: their difference.
     psnr_sample, psnr_best_sample: z drawn from the prior, mean and best of num_samples. bound: see `bound`.
     diversity, change: see metrics.METRICS; change of the true frames and of the samples.
@@ -41,7 +40,7 @@ def latent_use(model: VAE_Model, sequence: Sequence, dtype: torch.dtype, num_sam
     kl = posterior.kl[0].mean(dim=0)  # (*latent) nats
     prior_psnr, posterior_psnr = score(prior).item(), score(posterior.frames).item()
     return {
-        "kl": kl.sum().item(), "kl_per_dimension": kl.flatten(1).sum(dim=1).tolist(),
+        "kl": kl.sum().item(),
         "active": int((kl > ACTIVE).sum()), "units": kl.numel(),
         "psnr_prior": prior_psnr, "psnr_posterior": posterior_psnr, "gain": posterior_psnr - prior_psnr,
         "bound": bound(model, sequence, dtype),
