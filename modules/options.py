@@ -183,7 +183,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--kl_beta", type=natural_float, default=1.0, help="the highest beta of every schedule")
     add("--kl_horizon", type=positive_float, default=1.0, help="length of the beta schedule, in --num_epoch")
     add("--prior", default="standard", **one_of(*PRIORS),
-        help="p(z): N(0, I), or learned from the last frame and the pose (--arch multiscale: its only use)")
+        help="p(z): N(0, I), or learned from the pose and the last frame or two (--arch multiscale: their only use)")
     add("--z_from", default="posterior", **one_of("posterior", "prior"),
         help="what z is drawn from in training; prior: for every clip, the posterior only enters the KL (the report)")
     add("--posterior_share", type=share, default=1.0,
@@ -198,10 +198,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="training clips start anywhere, shuffled; or one after the other as in the template")
     add("--random_start", action=argparse.BooleanOptionalAction, default=False,
         help="draw each clip's x_1 from anywhere in its sequence (with --windows anywhere)")
-    add("--last_frame", default="x_1", **one_of("x_1", "previous"),
-        help="the last frame of a clip's first step: x_1, wherever it was drawn from, or the true previous frame")
     add("--last_noise", type=natural_float, default=0.0,
-        help="standard deviation (range 1) of coarse noise on that last frame, drawn between 0 and this for each clip")
+        help="coarse noise on the last frames that a clip begins with: the largest standard deviation, range 1")
+    add("--last_mix", type=unit_float, default=0.0,
+        help="the largest share of x_1 in these frames; of noise and x_1 each clip gets a random part of these largest")
     add("--shift_down", type=natural, default=0,
         help="move clips up or down by up to so many pixels of a 32x64 frame; larger frames: as many times more")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")
@@ -308,9 +308,9 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
     template_order = args.windows == "template"
     one_step = args.train_vi_len == 2 and args.tf_decides == "feed"
     rules = (
-        (("random_start", "shift_down", "shift_right"), template_order, "with --windows template"),
-        (("last_frame",), template_order or not args.random_start, "where a clip's x_1 is its first frame"),
-        (("last_frame", "last_noise"), args.arch == "multiscale" and args.prior == "standard", "with --prior standard"),
+        (("random_start", "shift_down", "shift_right", "last_noise", "last_mix"), template_order,
+         "with --windows template"),
+        (("last_noise", "last_mix"), args.arch == "multiscale" and args.prior == "standard", "with --prior standard"),
         (("posterior_share", "posterior_end"), args.z_from == "prior", "with --z_from prior"),
         (("tfr_rule", "tfr_sde", "tfr_d_step"), args.tfr == 0, "with --tfr 0"),
         (("tfr", "tfr_rule", "tfr_sde", "tfr_d_step"), one_step and args.tfr > 0,
