@@ -53,7 +53,8 @@ class Feed:
         self.batch_size = args.batch_size * ranks.size  # of all processes
         shares = [data_share(args, epoch) for epoch in range(args.num_epoch)]
         for part in dict.fromkeys(shares):
-            data.check_share(part, "--partial" if part == args.partial else "--partial times --fast_partial")
+            flag = "--partial" if part == args.partial else "--partial times --fast_partial"
+            data.check_share(part, flag, (self.last_frames - 1) * (args.windows == "anywhere"))
         windows = [len(data.windows(part)) for part in shares]
         self.steps = [args.epoch_steps or max(1, count // self.batch_size) for count in windows]
         self.schedules = Schedules(args, self.steps)
