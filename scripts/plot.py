@@ -27,7 +27,14 @@ def main() -> None:
     if args.names and len(args.names) != len(args.run):
         raise InputError(f"--names: {len(args.names)} names for {len(args.run)} runs; expected one each")
     names = args.names or (args.run if len(args.run) > 1 else [None])  # None: the folder's own name
-    runs = [read_run(folder, name=name) for folder, name in zip(args.run, names, strict=True)]
+    runs = []
+    for folder, name in zip(args.run, names, strict=True):
+        try:
+            runs.append(read_run(folder, name=name))
+        except InputError as error:
+            if not runs and folder == args.run[-1]:
+                raise
+            print(f"warning: left out: {error}", file=sys.stderr)
     for path in draw_curves(runs, Path(args.out or Path(args.run[0]) / "curves"), args.format):
         print(f"Wrote {path}")
     for run in runs:

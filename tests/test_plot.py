@@ -38,19 +38,22 @@ def test_several_runs_overlay(tmp_path):
     a = write_run(tmp_path / "a", scores={"val0": [30.0, 20.0]})
     b = write_run(tmp_path / "b", loss=(-1.0, -2.0, -3.0))
     out = tmp_path / "figures"
-    names = ["$C_i$", "Monotonic"]  # $ is no formula
+    names = ["$C_i$", "_Monotonic"]  # $ is no formula, and _ hides nothing
     result = run_inside("plot.py", a, b, "--out", out, "--format", "svg", "--names", *names)
     assert result.returncode == 0, result.stderr
     assert len({(style["color"], str(style["linestyle"])) for _, style in styled([None] * 28)}) == 28, "all differ"
     assert {path.name for path in out.iterdir()} == {f"{name}.svg" for name in NAMES}
     for name in NAMES:
         words = texts(out / f"{name}.svg")
-        assert "$C_i$" in words and "Monotonic" in words, name
+        assert "$C_i$" in words and "_Monotonic" in words, name
     assert "mathdefault" not in texts(out / "loss_log.svg")
     assert "total loss (linear)" in texts(out / "loss_log.svg"), "a loss below 0 has no logarithm"
     assert "Monotonic: no PSNR per frame" in result.stdout
     (tmp_path / "begun").mkdir()
-    check_error(run_inside("plot.py", a, tmp_path / "begun", "--out", out), "begun/metrics.csv: not found")
+    some = run_inside("plot.py", a, tmp_path / "begun", "--out", tmp_path / "some")
+    assert some.returncode == 0 and "left out: " in some.stderr and "begun/metrics.csv: not found" in some.stderr
+    assert (tmp_path / "some/val_psnr.png").exists()
+    check_error(run_inside("plot.py", tmp_path / "begun", tmp_path / "begun", "--out", out), "metrics.csv: not found")
 
 
 def test_a_trained_run_and_a_testers_folder(trained, tmp_path):

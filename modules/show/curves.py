@@ -76,8 +76,8 @@ def styled(runs: list[Run]) -> list[tuple[Run, dict]]:
 
 
 def plain(name: str) -> str:
-    """A name that matplotlib shows as it is: $ would begin a formula."""
-    return name.replace("$", r"\$")
+    """A name that matplotlib shows as it is: $ would begin a formula, and a legend leaves out what begins with _."""
+    return (" " * name.startswith("_") + name).replace("$", r"\$")
 
 
 def new_figure(height: float = 2.3, rows: int = 1):
