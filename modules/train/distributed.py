@@ -36,13 +36,11 @@ class Ranks:
         return whole if self.size == 1 else whole[(slice(None),) * dim + (slice(self.rank, None, self.size),)]
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Replace the model's gradients by their mean over all ranks."""
+        """Replace the model's gradients by their mean over all ranks. A parameter without one (frozen, not used) has
+        none on any rank, and is left alone, as by a single process."""
         if self.size == 1:
             return
-        for parameter in model.parameters():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in model.parameters()]
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         means = self.average(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, mean in zip(gradients, means.split([x.numel() for x in gradients]), strict=True):
             gradient.copy_(mean.view(gradient.shape))

@@ -55,8 +55,8 @@ class Feed:
         for part in dict.fromkeys(shares):
             flag = "--partial" if part == args.partial else "--partial times --fast_partial"
             data.check_share(part, flag, (self.last_frames - 1) * (args.windows == "anywhere"))
-        windows = [len(data.windows(part)) for part in shares]
-        self.steps = [args.epoch_steps or max(1, count // self.batch_size) for count in windows]
+        windows = {part: len(data.windows(part)) for part in dict.fromkeys(shares)}
+        self.steps = [args.epoch_steps or max(1, windows[part] // self.batch_size) for part in shares]
         self.schedules = Schedules(args, self.steps)
 
     @functools.cached_property

@@ -8,21 +8,9 @@ from pathlib import Path
 
 import torch
 
-# one row per epoch, in the order of the file; means are over the epoch's training steps
-HISTORY_COLUMNS = {
-    "epoch": "0, 1, …",
-    "loss": "what is minimised, see --loss",
-    "mse": "mean squared error of the predicted frames, range 1",
-    "kl": "KL(q || p) in nats per frame, over all clips",
-    "beta": "weight of the KL term",
-    "tfr": "teacher forcing ratio",
-    "posterior_share": "share of the clips whose z is the posterior's, in the last step",
-    "lr": "learning rate of the last step",
-    "val_psnr": "mean PSNR of the validation in dB; empty where there was none",
-    "val_bound": "mean bound of log p in nats a frame, see --best_by; empty where it was not computed",
-    "seconds": "of training and validation",
-    "frames_per_second": "predicted frames per second of training",
-}
+# one row per epoch, in the order of the file; docs/running.md says what each of them is
+HISTORY_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "posterior_share", "lr", "val_psnr", "val_bound",
+                   "seconds", "frames_per_second")
 
 
 def describe_environment(device: torch.device, dtype: torch.dtype) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Optimizers: torch's Adam and AdamW, and Muon for the matrices of convolutions."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -39,13 +41,13 @@ def build_optimizers(
 def clipped_step(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], means: Tensor, lr: Tensor, clip_norm: float
 ) -> Tensor:
-    """Clip the gradient to clip_norm, then one step of every optimizer, if that norm and `means` are finite: () bool.
-    Where they are not, weights and state stay as they are.
+    """Clip the gradient to clip_norm (0: not), then one step of every optimizer, if norm and `means` are finite:
+    () bool. Where they are not, weights and state stay as they are.
 
     lr: () the scheduled learning rate, of which every group has its share. The host does not wait for the device:
     `found_inf`, which torch's fused optimizers and Muon read, is what torch.amp.GradScaler sets for the same purpose.
     """
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm or math.inf)
     finite = norm.isfinite() & means.isfinite().all()
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -5,6 +5,7 @@ Cyclical annealing: Fu et al. 2019, "Cyclical Annealing Schedule: A Simple Appro
 """
 
 import argparse
+import itertools
 import math
 from typing import NamedTuple
 
@@ -114,13 +115,14 @@ class Schedules:
     """All schedules of a run, for the optimizer steps that each of its epochs has."""
 
     def __init__(self, args: argparse.Namespace, steps: list[int]):
-        self.args, self.steps, self.total = args, steps, sum(steps)
+        self.args, self.steps = args, steps
+        *self.before, self.total = 0, *itertools.accumulate(steps)  # steps of the run before each epoch, and of it all
         horizon, kind = round(args.num_epoch * args.kl_horizon), args.kl_anneal_type
         self.beta = kl_annealing(kind, horizon, args.kl_anneal_cycle, args.kl_anneal_ratio, args.kl_beta)
 
     def done(self, epoch: int, step: int = 0) -> int:
         """Optimizer steps of the run before this one."""
-        return sum(self.steps[:epoch]) + step
+        return self.before[epoch] + step
 
     def at(self, epoch: int, step: int) -> Now:
         """The values for one step; step -1 is the epoch's last."""
@@ -164,7 +166,7 @@ def summarize(values: list[float]) -> str:
     if len(set(values)) == 1:
         return f"{first:.3g} throughout"
     stays = next(epoch for epoch, value in enumerate(values) if value != first) - 1
-    settles = next(epoch for epoch in range(len(values)) if len(set(values[epoch:])) == 1)
+    settles = len(values) - sum(1 for _ in itertools.takewhile(lambda value: value == last, reversed(values)))
     turns = sum((b - a) * (c - b) < 0 for a, b, c in zip(values, values[1:], values[2:], strict=False))
     if turns:
         return f"between {min(values):.3g} and {max(values):.3g}, turning {turns} times, {last:.3g} at the end"
