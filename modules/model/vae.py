@@ -47,7 +47,9 @@ class VAE_Model(nn.Module):
     ):
         super().__init__()
         if arch not in ARCHITECTURES or prior not in PRIORS:
-            raise ValueError(f"arch {arch!r} and prior {prior!r}: expected one of {ARCHITECTURES} and of {*PRIORS,}")
+            raise ValueError(f"VAE_Model(arch={arch!r:.60}, prior={prior!r:.60}): expected one of {ARCHITECTURES} and "
+                             f"of {*PRIORS,}: VAE_Model('template', F_dim=128, L_dim=32, N_dim=12, D_out_dim=192), or "
+                             "VAE_Model.from_checkpoint(path)")
         networks = architecture(arch)
         levels = networks.LEVELS[0] if levels is None else levels
         if levels not in networks.LEVELS:
@@ -64,6 +66,13 @@ class VAE_Model(nn.Module):
         self.uses_x_1 = networks.USES_X_1  # whether x_1's features are used
         self.uses_last = networks.USES_LAST or self.prior is not None  # whether the last frames' features are used
         self.last_frames = max(1, PRIORS[prior])  # how many last frames there are
+
+    @classmethod
+    def from_checkpoint(cls, path: str) -> "VAE_Model":
+        """The model of a checkpoint, on the CPU; its `frame_size` is (H, W) in pixels. InputError where it is none."""
+        checkpoint = importlib.import_module("modules.model.checkpoint")  # which needs this module
+        model, model.frame_size = checkpoint.model_from_checkpoint(checkpoint.load_checkpoint(path), path)
+        return model.eval()
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape of z for one frame of height x width pixels, multiples of `latent_scale`; ValueError for others."""
@@ -103,6 +112,8 @@ class VAE_Model(nn.Module):
             frames.append(frame)
             kl.append(kl_t)
         return Rollout(torch.stack(frames, dim=1), None if truth is None else torch.stack(kl, dim=1))
+
+    forward = rollout
 
     def step(
         self, x_1: Tensor, reference: Any, seen: list, pose: Tensor, true_frame: Tensor | None, noise: Tensor | None,

@@ -16,7 +16,7 @@ CHUNK = 32  # frames of all sequences together between two moves of the progress
 
 @torch.no_grad()
 def predict(
-    model: VAE_Model, sequences: list[Sequence], dtype: torch.dtype, seed: int = 0, num_samples: int = 0
+    model: VAE_Model, sequences: list[Sequence], dtype: torch.dtype = torch.float32, seed: int = 0, num_samples: int = 0
 ) -> list[Tensor]:
     """Generate every sequence from its first frame, all that have not ended yet in one batch.
 

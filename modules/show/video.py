@@ -22,7 +22,7 @@ ENCODING = {
 }
 
 
-def save_gif(path: Path, images: np.ndarray, frames_per_second: float = FRAMES_PER_SECOND) -> None:
+def save_gif(path: Path | str, images: np.ndarray, frames_per_second: float = FRAMES_PER_SECOND) -> None:
     """Write (T, H, W, 3) uint8 as an endless GIF of exactly T frames, each with its own palette of 256 colours."""
     from PIL import Image
 
@@ -42,7 +42,7 @@ def save_gif(path: Path, images: np.ndarray, frames_per_second: float = FRAMES_P
     buffer = io.BytesIO()
     options = {"duration": round(1000 / frames_per_second), "loop": 0, "optimize": False}  # optimize is slow
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], **options)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(Path(path), buffer.getvalue())
 
 
 def quantize(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
