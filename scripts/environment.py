@@ -3,6 +3,7 @@
 VENV=path names the environment (default: .venv). The interpreter that runs this makes it.
 """
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+GIGABYTES = 8 if sys.platform == "linux" else 2  # PyTorch with CUDA, also while it is unpacked
 ROOT = Path(__file__).resolve().parent.parent
 sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may have letters that a console lacks
 
@@ -24,8 +26,12 @@ def make_environment(*packages):
     folder = Path(os.environ.get("VENV") or ROOT / ".venv").expanduser().absolute()
     inside = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not inside.exists():
-        if sys.version_info < (3, 10):  # noqa: UP036
-            fail("Python 3.10 or newer is needed: start this script with one")
+        if sys.version_info < (3, 10) or not importlib.util.find_spec("ensurepip"):  # noqa: UP036
+            fail(f"{sys.executable} is {sys.version.split()[0]}; expected Python 3.10 or newer with venv (apt install "
+                 "python3-venv), or VENV=path, an environment that exists")
+        free = shutil.disk_usage(str(next(place for place in folder.parents if place.exists()))).free / 1e9
+        if free < GIGABYTES:
+            fail(f"{free:.1f} GB are free for {folder}; expected {GIGABYTES}, or PyTorch for the CPU, see README.md")
         print(f"Making the virtual environment {folder}", flush=True)
         is_new = not folder.exists()
         if subprocess.call([sys.executable, "-m", "venv", str(folder)]):
