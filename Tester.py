@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modules.options import parse_tester
-from modules.runtime import InputError, run_program
+from modules.runtime import InputError, run_program, start
 
-FLAGS = run_program(parse_tester) if __name__ == "__main__" else None  # errors in flags need not wait for torch
+FLAGS = run_program(start, parse_tester, "Tester") if __name__ == "__main__" else None
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from modules.score.baselines import compare, score_table, warn_if_below_baseline
 from modules.score.metrics import DEFINITIONS, psnr_kaggle, score
 from modules.score.predict import predict
 from modules.show.sequence import draw_test
+
+WRITTEN = ("metrics.json", "submission.csv", "pred_seq*.gif", "seq*/pred_seq.gif", "seq*/pose.gif", "seq*/panel.*",
+           "seq*/ground_truth.gif", "seq*/psnr_per_frame.png", "seq*/frames.npz")
 
 
 class Result(NamedTuple):
@@ -77,6 +80,8 @@ def main(args: argparse.Namespace | None = None) -> None:
     compared = compare(sequences, predicted, truth, training, trivial=not args.no_baselines)
     metrics = {"avg_psnr": None, "latent": latent, "seconds": seconds, "checkpoint": ", ".join(each)}
     metrics |= measure(results, compared, each, args.num_samples)
+    for path in (path for pattern in WRITTEN for path in root.glob(pattern)):
+        path.unlink()  # an earlier test may have had other sequences and flags
     write_json(root / "metrics.json", metrics)
     print_results(metrics, compared, args.num_samples, sanity=not args.no_sanity)
     if args.submission:

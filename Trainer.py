@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from modules.options import parse_trainer, without_effect
-from modules.runtime import InputError, collect_errors, on_signal, run_program
+from modules.runtime import InputError, collect_errors, on_signal, run_program, start
 
-FLAGS = run_program(parse_trainer) if __name__ == "__main__" else None  # errors in flags need not wait for torch
+FLAGS = run_program(start, parse_trainer, "Trainer") if __name__ == "__main__" else None
 
 import torch
 from torch import Tensor
@@ -75,6 +75,7 @@ class Trainer:
         collect_errors(*(data.decode for data in self.data))
         self.validation = self.data[-1].sequences
         self.epoch, self.history, self.judge = 0, [], f"val_{args.best_by}"  # the column that decides about best.ckpt
+        self.digests, self.compared = [data.digest() for data in self.data], 0  # the first epoch for best.ckpt
         self.streak = torch.tensor(0, device=self.device)  # skipped steps in a row, see EpochProgress
         self.progress = None  # of the epoch to resume in
         if start and start.resumed:
@@ -96,6 +97,12 @@ class Trainer:
                 optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
             if self.ema and training["averaged"]:
                 load_weights(self.ema, training["averaged"], path)
+            self.compared, known = int(training.get("compared", 0)), training.get("digests", self.digests)
+            lost = any(row.get(self.judge) for row in self.history) and not (self.root / "best.ckpt").exists()
+            if known != self.digests or lost:
+                self.compared = self.epoch
+                why = "is gone" if lost else f"is of other data ({'; '.join(known)} -> {'; '.join(self.digests)})"
+                print(f"best.ckpt {why}: from here on the best epoch is chosen among those from {self.epoch} on.")
             where = ""
             if within and self.epoch < self.args.num_epoch:
                 self.progress = self.begin(self.epoch)
@@ -157,7 +164,8 @@ class Trainer:
                 with stops.at_once(f"in the validation of epoch {epoch}"):
                     self.finish_epoch(epoch, progress)
         if main:
-            best = max(value for row in self.history if (value := row.get(self.judge)) is not None)
+            rows = self.history[self.compared :]
+            best = max(value for row in rows if (value := row.get(self.judge)) is not None)
             print(f"Best {self.judge} {best:.3f}. Weights: {self.root / 'best.ckpt'}")
 
     def begin(self, epoch: int) -> EpochProgress:
@@ -186,7 +194,7 @@ class Trainer:
         if skipped:
             print(f"epoch {epoch}: {skipped} of {progress.steps} steps skipped: their loss or gradient was not finite")
         begin, last, now = time.perf_counter(), epoch + 1 == self.args.num_epoch, self.feed.schedules.at(epoch, -1)
-        validated = (epoch + 1) % self.args.val_every == 0 or last
+        validated = (epoch + 1) % (self.args.val_every or self.args.num_epoch) == 0 or last
         scores = self.validate(epoch) if validated else {}
         self.history.append({
             "epoch": epoch, "loss": loss, "mse": mse, "kl": kl, "beta": now.beta, "tfr": now.tfr,
@@ -197,7 +205,7 @@ class Trainer:
         if self.ranks.main:
             if self.args.pictures != "none":
                 draw_training(self.history, self.root / "figures")
-            self.save(self.history[-1], numbered=(epoch + 1) % self.args.per_save == 0 or last)
+            self.save(self.history[-1], numbered=last or (epoch + 1) % (self.args.per_save or self.args.num_epoch) == 0)
 
     def validate(self, epoch: int) -> dict[str, float]:
         """Full-length prediction of the validation sequences from their first frames, z the prior's mean: scored and
@@ -219,7 +227,7 @@ class Trainer:
         """Write metrics.csv and the checkpoints of a finished epoch. row: its row of metrics.csv."""
         table = [list(HISTORY_COLUMNS), *(map(row.get, HISTORY_COLUMNS) for row in self.history)]
         write_text(self.root / "metrics.csv", to_csv(table))
-        *earlier, now = (other.get(self.judge) for other in self.history)
+        *earlier, now = (other.get(self.judge) for other in self.history[self.compared :])
         best = now is not None and all(value is None or now > value for value in earlier)
         weights, everything = self.checkpoint(row)
         if best:
@@ -247,6 +255,7 @@ class Trainer:
         }
         training = {
             "weights": self.model.state_dict(), "history": self.history, "within": within,
+            "compared": self.compared, "digests": self.digests,
             "averaged": self.ema.state_dict() if self.ema else None,
         }
         optimizer = {type(o).__name__: {"state": o.state_dict()["state"]} for o in self.optimizers}

@@ -1,14 +1,17 @@
 """Dataset_Dance: find, check, decode once, cut into clips and sequences. Its folders: modules/data/layout.py.
 
 Another data layout is another class. What the programs use of one: `frames`, `poses` (N, 3, H, W) uint8, `clips`,
-`clips_within(partial)`, `windows(partial)`, `check_share(partial)`, `sequences`, `decode()` and `describe()`.
+`clips_within(partial)`, `windows(partial)`, `check_share(partial)`, `sequences`, `decode()`, `digest()` and
+`describe()`.
 """
 
 import itertools
 import os
 import sys
+import zlib
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +45,11 @@ class Dataset_Dance(Dataset):
     def __init__(
         self, root: str | Path, mode: str, frame_H: int = 32, frame_W: int = 64, train_vi_len: int = 16,
         val_vi_len: int = 630, partial: float = 1.0, cache_dir: str | Path | None = None, workers: int | None = None,
-        skip_bad: bool = False,
+        skip_bad: bool = False, **unknown: Any,
     ):
+        if unknown or mode not in ("train", "val", "test"):
+            raise InputError(f"Dataset_Dance(root, {mode!r:.40}, {', '.join(unknown)}): expected Dataset_Dance(root, "
+                             "'train', frame_H=32, frame_W=64, train_vi_len=16), or mode 'val' or 'test'")
         self.mode, self.train_vi_len, self.val_vi_len, self.partial = mode, train_vi_len, val_vi_len, partial
         self.size, self.cache_dir, self.skip_bad = (frame_H, frame_W), cache_dir, skip_bad
         self.workers = (os.cpu_count() or 1) if workers is None else max(1, workers)
@@ -106,6 +112,12 @@ class Dataset_Dance(Dataset):
         total, used = len(self._pairs), sum(end - begin for begin, end in spans)
         return (f"{self.mode}: {total:,} frames, clips without a cut: {len(self.clips):,}; "
                 f"{used:,} frames used ({used / total:.0%}), {place}")
+
+    def digest(self) -> str:
+        """Of the images, a sample of them, and of the spans that are used: the same for the same data elsewhere."""
+        step = max(1, len(self.frames) // 64)
+        sample = [images[::step].numpy().tobytes() for images in (self.frames, self.poses)]
+        return f"{len(self.frames)} frames, {zlib.crc32(b''.join([*sample, repr(self._spans).encode()])):08x}"
 
     def _cut(self) -> None:
         """Find the clips [begin, end), and the spans of them that are validation sequences."""

@@ -47,7 +47,7 @@ def cpu_has_bfloat16() -> bool:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Resolve `--precision {auto,fp32,bf16}` to the dtype of convolutions. Losses, KL and frames stay float32."""
     if name == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bfloat16()
         name = "bf16" if fast else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
 

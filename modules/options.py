@@ -59,7 +59,8 @@ def number(kind: type, low: float, high: float, low_open: bool = False) -> Calla
     def parse(text: str):
         value = kind(text)
         if not (low < value if low_open else low <= value) or not value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is outside {'(' if low_open else '['}{low}, {high}]")
+            most = f", at most {high}" * (high < 10**9)
+            raise argparse.ArgumentTypeError(f"{text}; expected {'more than' if low_open else 'at least'} {low}{most}")
         return value
 
     parse.__name__ = "whole number" if kind is int else "number"
@@ -118,14 +119,14 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows defaults, but not of switches or of flags without one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) or action.required else super()._get_help_string(action)
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def add_shared(parser: argparse.ArgumentParser, checkpoints: str | None = None) -> None:
     """Flags that both programs use. checkpoints: how many --ckpt_path takes, as argparse's nargs."""
     add = parser.add_argument_group("both programs").add_argument
     add("--DR", type=path_name, help="data set: the folder that holds train/, val/ and test/")
-    add("--save_root", type=path_name, required=True, help="folder that everything is written to")
+    add("--save_root", type=path_name, help="folder that everything is written to")
     add("--ckpt_path", type=path_name, nargs=checkpoints, metavar="CKPT",
         help="checkpoint. Tester: predict with it; with several, the mean of their predictions. Trainer: a checkpoint "
              "in --save_root is resumed, one from elsewhere gives a new run its weights")
@@ -152,8 +153,8 @@ def add_template_flags(parser: argparse.ArgumentParser) -> None:
     add("--gpu", type=natural, default=1, help="GPUs to train on; above 1: print the torchrun command; 0: as 1")
     add("--test", action="store_true", help="only validate the checkpoint")
     add("--store_visualization", action="store_true", help="keep the GIF and videos of every validation")
-    add("--num_epoch", type=positive, default=70, help="epochs of the whole run")
-    add("--per_save", type=positive, default=3, help="write epoch=N.ckpt every so many epochs")
+    add("--num_epoch", type=number(int, 1, 10**6), default=70, help="epochs of the whole run")
+    add("--per_save", type=natural, default=3, help="write epoch=N.ckpt every so many epochs; 0: after the last")
     add("--partial", type=share, default=1.0, help="leading share of the training frames to use")
     add("--train_vi_len", type=two_or_more, default=16, help="frames of a training clip")
     add("--val_vi_len", type=two_or_more, default=630, help="frames of a validation sequence")
@@ -163,7 +164,7 @@ def add_template_flags(parser: argparse.ArgumentParser) -> None:
     add("--D_out_dim", type=positive, default=192, help="channels of the fused features")
     add("--tfr", type=unit_float, default=1.0, help="teacher forcing ratio at the start")
     add("--tfr_sde", type=natural, default=10, help="the epoch at which the ratio starts to fall, see --tfr_rule")
-    add("--tfr_d_step", type=unit_float, default=0.1, help="decay of the ratio")
+    add("--tfr_d_step", type=natural_float, default=0.1, help="decay of the ratio")
     add("--fast_train", action=argparse.BooleanOptionalAction, default=False, help="first epochs: a share of the data")
     add("--fast_partial", type=share, default=0.4, help="that share")
     add("--fast_train_epoch", type=natural, default=5, help="the number of those epochs")
@@ -212,13 +213,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--weight_decay", type=natural_float, default=0.0, help="of the optimizer")
     add("--ema", type=unit_float, default=0.0,
         help="predict with an exponential moving average of the weights, over this last share of the run; 0: without")
-    add("--clip_norm", type=positive_float, default=1.0, help="largest norm of the gradient")
+    add("--clip_norm", type=natural_float, default=1.0, help="largest norm of the gradient; 0: any")
     add("--epoch_steps", type=positive, help="optimizer steps per epoch (default: about one pass)")
     add("--best_by", default="psnr", **one_of("psnr", "bound"),
         help="best.ckpt has the highest PSNR of the prior's mean, or the highest bound of log p (a second rollout)")
-    add("--val_every", type=positive, default=1, help="epochs between two validations")
-    add("--save_minutes", type=positive_float, default=10.0,
-        help="minutes between two saves within an epoch; last.ckpt is also written after every epoch")
+    add("--val_every", type=natural, default=1, help="epochs between two validations; 0: only after the last epoch")
+    add("--save_minutes", type=natural_float, default=10.0,
+        help="minutes between two saves within an epoch; last.ckpt is also written after every epoch. 0: only then")
 
 
 def add_prediction(parser: argparse.ArgumentParser) -> None:
@@ -261,10 +262,14 @@ def tester_parser() -> Parser:
 def parse(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
     """Parsed flags; `given` holds the names of those on the command line."""
     args = parser.parse_args(argv)
+    for name, what in (("DR", "the data set, the folder that holds train/, val/ and test/"),
+                       ("save_root", "the folder that everything is written to")):
+        if not getattr(args, name):  # not argparse's `required`, which hides that a flag was misspelt
+            raise InputError(f"--{name} is needed: {what}")
     for action in parser._actions:
-        action.default, action.required = argparse.SUPPRESS, False
+        action.default = argparse.SUPPRESS
     parser._defaults.clear()
-    args.given = frozenset(vars(parser.parse_args(argv)))
+    args.given = sorted(vars(parser.parse_args(argv)))  # a list, so that vars(args) is JSON
     return args
 
 
@@ -276,8 +281,6 @@ def parse_trainer(argv: list[str] | None = None) -> argparse.Namespace:
     args.frame_H, args.frame_W = args.frame_H or 32, args.frame_W or 64
     if args.posterior_end is None or ("posterior_share" in args.given and "posterior_end" not in args.given):
         args.posterior_end = args.posterior_share
-    if not args.DR:
-        raise InputError("--DR is needed: the data set, the folder that holds train/, val/ and test/")
     if args.test and not args.ckpt_path:
         raise InputError("--test validates a checkpoint: give it with --ckpt_path")
     if args.tfr_rule == "interval" and args.tfr_sde < 1:
@@ -297,8 +300,6 @@ def parse_tester(argv: list[str] | None = None) -> argparse.Namespace:
     training = [action.dest for action in parser._actions if action.help == argparse.SUPPRESS]
     args = parse(parser, argv)
     args.unused = [name for name in training if name in args.given]
-    if not args.DR:
-        raise InputError("--DR is needed: the data set, the folder that holds test/")
     if not args.ckpt_path:
         raise InputError("--ckpt_path is needed: the checkpoint to predict with, e.g. runs/best/best.ckpt")
     return args

@@ -3,15 +3,20 @@ not wait."""
 
 import contextlib
 import ctypes
+import importlib
+import importlib.util
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a scheduler, a closed terminal (not on Windows)
-OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory")  # in the messages of torch's allocators
+# in the messages of torch's allocators, of cuBLAS and cuDNN, and of the system, in small letters
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "status_alloc_failed")
+PACKAGES = ("torch", "numpy", "PIL", "tqdm", "matplotlib", "filelock")  # without imageio there are no MP4 files
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 
 
@@ -35,22 +40,30 @@ def collect_errors(*calls: Callable[[], Any]) -> list[Any]:
 def run_program(main: Callable, *arguments: Any) -> Any:
     """Call and return `main(*arguments)`. What the user or the machine can mend is one line on stderr and exit code 2:
     an InputError, a file that cannot be read or written, too little memory. Signals end with 128 + their number."""
-    if not isinstance(sys.stdout, Output):
-        sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     keep_freed_memory()
     try:
-        with on_signal(end):
+        with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)), on_signal(end):
             return main(*arguments)
     except InputError as error:
         message = str(error)
-    except OSError as error:
-        message = f"{error.filename or 'a file'}: {error.strerror or error}"
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+    except (MemoryError, OSError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            message = "out of memory: lower --batch_size or --train_vi_len in training, else --frame_H and --frame_W"
+        elif isinstance(error, OSError):
+            message = f"{error.filename or 'a file'}: {error.strerror or error}"
+        else:
             raise
-        message = "out of memory: lower --batch_size or --train_vi_len in training, else --frame_H and --frame_W"
     print("error:", *message.split(), file=sys.stderr)
     raise SystemExit(2)
+
+
+def start(parse: Callable, program: str) -> Any:
+    """The flags of a program, whose slow imports are done here, within run_program: Ctrl-C is no traceback."""
+    flags, missing = parse(), [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{sys.executable} has no {', '.join(missing)}: pip install -r requirements.txt")
+    importlib.import_module(program)
+    return flags
 
 
 def end(number: int, _frame: object) -> None:

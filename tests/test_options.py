@@ -33,11 +33,12 @@ def test_every_value_of_the_template_is_taken(program):
     (["--num_workers", "-1"], "--num_workers"), (["--num_workers", "four"], "'four'"),
     (["--device", "cuda:x"], "cuda:N"), (["--device", "cuda:²"], "cuda:N"), (["--device", "gpu"], "cuda:N"),
     (["--optim", "SGD"], "SGD"), (["--kl_anneal_type", "sinus"], "Cyclical, Monotonic"), (["--num"], "--num"),
-    (["--lr"], "--lr"), (["--lr", "nan"], "--lr"), (["--tfr", "1.5"], "[0, 1]"), (["--seed", "1", "3"], "3"),
+    (["--lr"], "--lr"), (["--lr", "nan"], "--lr"), (["--tfr", "1.5"], "at most 1"), (["--seed", "1", "3"], "3"),
     (["--batch_size", "0"], "--batch_size"), (["--save_root", ""], "empty name"), (["--save_root", " "], "empty name"),
     (["--save_root", "run\r"], "'run\\r'"), (["--epoch", "3"], "did you mean --num_epoch"),
     (["--epochs=3"], "--num_epoch"), (["--dr", "x"], "--DR"), (["--cuda_graphs"], "--cuda_graphs"),
-    (["--save_roots", "x"], "did you mean --save_root?"),
+    (["--save_roots", "x"], "did you mean --save_root?"), (["--lr", "0"], "--lr: 0; expected more than 0 "),
+    (["--num_epoch", "99999999"], "at least 1, at most 1000000 "),
 ])
 def test_an_error_in_a_flag_is_one_line(program, wrong, words):
     result = run_inside(program, *NEEDED, *wrong)
@@ -47,6 +48,7 @@ def test_an_error_in_a_flag_is_one_line(program, wrong, words):
 
 @pytest.mark.parametrize("parse, flags, words", [
     (parse_trainer, ["--save_root", "x"], "--DR is needed"), (parse_tester, ["--save_root", "x"], "--DR is needed"),
+    (parse_trainer, ["--dr", "x", "--save-root", "y"], "mean --DR"), (parse_tester, NEEDED[:2], "--save_root is"),
     (parse_trainer, ["--DR", "x", "--save_root", "y", "--test"], "give it with --ckpt_path"),
     (parse_trainer, [*NEEDED, "--shift_down", "3", "--preset", "template"], "no effect with --windows template"),
     (parse_trainer, [*NEEDED, "--tfr_rule", "interval", "--tfr", "0.5", "--tfr_sde", "0"], "--tfr_sde 0"),

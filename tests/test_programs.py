@@ -55,9 +55,10 @@ def test_trainer_writes_every_file(trained):
     assert "exp_avg" in last["optimizer"]["Adam"]["state"][0], "the optimizer's state, not the weights again"
 
 
-@pytest.mark.parametrize("best_by", ["psnr", "bound"])
-def test_best_by(dance, tmp_path, monkeypatch, best_by):
-    """The bound falls, the PSNR rises: of three epochs the first is the best, or the last; also of a resumed run."""
+@pytest.mark.parametrize("best_by, lost", [("psnr", False), ("bound", False), ("bound", True)])
+def test_best_by(dance, tmp_path, monkeypatch, best_by, lost):
+    """The bound falls, the PSNR rises: of three epochs the first is the best, or the last; also of a resumed run. A
+    run whose best.ckpt is lost writes the best of what follows."""
     flags = ["--DR", dance, "--save_root", tmp_path, *SMALL, "--arch", "template", "--device", "cpu",
              "--epoch_steps", 1, "--pictures", "none", "--best_by", best_by]
     bounds, psnrs = iter([3.0, 2.0, 1.0]), iter([10.0, 11.0, 12.0])
@@ -65,11 +66,13 @@ def test_best_by(dance, tmp_path, monkeypatch, best_by):
     monkeypatch.setattr(trainer_module, "score_validation", lambda *_: (next(psnrs), {"val0": [10.0]}))
     monkeypatch.setattr(trainer_module, "draw_validation", lambda *_, **__: None)
     for epochs in (2, 3):
+        if lost and epochs == 3:
+            (tmp_path / "best.ckpt").unlink()
         result = run_inside("Trainer.py", *flags, "--num_epoch", epochs)
         assert result.returncode == 0, result.stderr
     best = load_checkpoint(tmp_path / "best.ckpt")
-    assert best["last_epoch"] == (2 if best_by == "psnr" else 0)
-    assert f"Best val_{best_by} {12 if best_by == 'psnr' else 3}.000" in result.stdout
+    assert best["last_epoch"] == (2 if best_by == "psnr" or lost else 0)
+    assert f"Best val_{best_by} {12 if best_by == 'psnr' else 1 if lost else 3}.000" in result.stdout
     assert [row["val_bound"] for row in rows(tmp_path)] == ([""] * 3 if best_by == "psnr" else ["3.0", "2.0", "1.0"])
 
 

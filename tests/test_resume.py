@@ -154,12 +154,17 @@ def begun(whole, dance, tmp_path_factory):
 
 
 START = [
-    # files deleted first, more flags, the first line that says it, exit code
+    # files deleted or cut short first, more flags, the first line that says it, exit code
     ([], [], "Resuming from {}/run/last.ckpt at epoch 1.", 0),
     ([], ["--ckpt_path", "{}/start.ckpt"], "start.ckpt is not used: {}/run/last.ckpt exists", 0),
     ([], ["--ckpt_path", "{}/run/epoch=0.ckpt"], "Resuming from {}/run/epoch=0.ckpt at epoch 1.", 0),
     (["last.ckpt"], ["--ckpt_path", "{}/run/../run/epoch=0.ckpt"], "epoch=0.ckpt at epoch 1.", 0),
-    (["last.ckpt"], [], "but no last.ckpt to resume from", 2),
+    (["last.ckpt"], [], "no last.ckpt to resume from; --ckpt_path {}/run/epoch=0.ckpt resumes there", 2),
+    (["cut last.ckpt"], [], "--ckpt_path {}/run/epoch=0.ckpt resumes there", 2),
+    (["cut last.ckpt"], ["--ckpt_path", "{}/run/epoch=0.ckpt"], "epoch=0.ckpt at epoch 1.", 0),
+    (["best.ckpt"], [], "best.ckpt is gone: from here on the best epoch is chosen among those from 1 on.", 0),
+    ([], ["--val_vi_len", 3], "best.ckpt is of other data (60 frames, ", 0),
+    ([], ["--ckpt_path", "{}/start.ckpt", "--save_root", "{}/new"], "decides: --arch template --F_dim 16", 0),
     ([], ["--ckpt_path", "{}/run/best.ckpt"], "best.ckpt: cannot resume from it", 2),
     ([], ["--ckpt_path", "{}/none.ckpt", "--save_root", "{}/new"], "none.ckpt", 2),
     ([], ["--num_epoch", 1], "all 1 epochs are done; a larger --num_epoch continues the run.", 0),
@@ -179,7 +184,8 @@ def test_where_a_run_begins(begun, tmp_path, monkeypatch, deleted, more, words, 
     folder, flags = begun
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     for name in deleted:
-        (tmp_path / "run" / name).unlink()
+        file = tmp_path / "run" / name.removeprefix("cut ")
+        file.write_bytes(file.read_bytes()[:-100]) if name.startswith("cut ") else file.unlink()
     monkeypatch.setattr(TRAINER, "fit", lambda self: None)
     more = [str(word).replace("{}", str(tmp_path)) for word in more]
     result = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run", *more)

@@ -120,6 +120,9 @@ def test_what_flags_can_tell_is_one_line_before_any_image_is_decoded(
 @pytest.mark.parametrize("error, words", [
     (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "--batch_size"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"), "--batch_size"),
+    *((RuntimeError(text), "--batch_size") for text in (
+        "CUDA error: out of memory", "cuDNN: CUDNN_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: not enough memory")),
+    (OSError(12, "Cannot allocate memory"), "--batch_size"),
     (MemoryError(), "--batch_size"), (OSError(28, "No space left", "a.png"), "a.png: No space left"),
 ])
 def test_what_the_machine_lacks_is_one_line(capsys, error, words):

@@ -61,22 +61,29 @@ def find_start(args: argparse.Namespace) -> Start | None:
     """
     root, given = Path(args.save_root), args.ckpt_path
     last, own = root / "last.ckpt", bool(given) and Path(given).resolve().parent == root.resolve()
+    whole = max(root.glob("epoch=*.ckpt"), key=os.path.getmtime, default="one of its checkpoints")
     resumed = (own or last.exists()) and not args.test
     if resumed and given and not own:
         print(f"--ckpt_path {given} is not used: {last} exists, and the run resumes from it.")
     if not resumed and not args.test and (found := [*root.glob("*.ckpt"), *root.glob("metrics.csv")]):
-        raise InputError(f"--save_root {root}: holds {found[0].name} of a run, but no last.ckpt to resume from; name "
-                         "one of its checkpoints with --ckpt_path, or choose another --save_root")
+        raise InputError(f"--save_root {root}: holds {found[0].name} of a run, but no last.ckpt to resume from; "
+                         f"--ckpt_path {whole} resumes there, or choose another --save_root")
     path = str(last) if resumed and not own else given
     if path is None:
         return None
-    contents = load_checkpoint(path)
+    try:
+        contents = load_checkpoint(path)
+    except InputError as error:
+        raise InputError(f"{error}; --ckpt_path {whole} resumes there") if resumed and not own else error from None
     model, (height, width) = model_from_checkpoint(contents, path)
     if resumed:
         check_same_run(args, contents.get("settings", {}))
     elif not args.test:
         print(f"Starting a new run from the weights of {path}: epoch 0, schedules from their beginning.")
     config = {name: model.config[name] for name in MODEL_FLAGS} | {"frame_H": height, "frame_W": width}
+    other = [f"--{name} {config[name]}" for name in MODEL_FLAGS if config[name] != getattr(args, name)]
+    if other and not resumed and not {*MODEL_FLAGS} & {*args.given}:
+        print(f"Not of preset {args.preset}, the checkpoint decides: {' '.join(other)}")
     for name, value in config.items():
         if name not in args.given:
             setattr(args, name, value)
@@ -159,14 +166,14 @@ def check_finite(model: nn.Module, checkpoint: Path) -> None:
 
 
 class Stops:
-    """Says after each step whether to save: every --save_minutes, and at a signal, which then ends all processes.
+    """Says after each step whether to save: every --save_minutes (0: never), and at a signal, which ends all processes.
 
     A second Ctrl-C or SIGTERM, at least one second later, exits immediately. (A closing terminal sends SIGHUP twice;
     that is ignored.)
     """
 
     def __init__(self, save_minutes: float, ranks: Ranks):
-        self.seconds, self.ranks, self.signal = 60 * save_minutes, ranks, 0
+        self.seconds, self.ranks, self.signal = 60 * save_minutes or math.inf, ranks, 0
         self.last_save = self.signal_time = time.monotonic()
 
     def note(self, number: int, _frame: object) -> None:
