@@ -1,8 +1,7 @@
 """Dataset_Dance: find, check, decode once, cut into clips and sequences. Its folders: modules/data/layout.py.
 
 Another data layout is another class. What the programs use of one: `frames`, `poses` (N, 3, H, W) uint8, `clips`,
-`clips_within(partial)`, `windows(partial)`, `check_share(partial)`, `sequences`, `decode()`, `digest()` and
-`describe()`.
+`clips_within(partial)`, `windows(partial)`, `check_share(partial)`, `sequences`, `decode()`, `digest()`, `describe()`.
 """
 
 import itertools
