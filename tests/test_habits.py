@@ -1,6 +1,7 @@
 """What people type and run on: the table of docs/running.md names these tests."""
 
 import ast
+import importlib.util
 import json
 import os
 import runpy
@@ -143,7 +144,7 @@ def test_an_old_python_is_one_line(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("owner, name, value, words", [
-    (environment.importlib.util, "find_spec", lambda _: None, "expected Python 3.10 or newer with venv"),
+    (importlib.util, "find_spec", lambda _: None, "expected Python 3.10 or newer with venv"),
     (environment.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1e9), "1.0 GB are free for"),
 ])
 def test_what_the_demo_lacks_is_one_line_before_it_installs(tmp_path, monkeypatch, capsys, owner, name, value, words):
