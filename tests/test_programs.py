@@ -144,6 +144,7 @@ def test_validation_equals_test_for_the_same_frames(dance, trained, tmp_path):
     flags = ["--DR", dance, "--save_root", tmp_path / "only", "--ckpt_path", checkpoint]
     only = run_inside("Trainer.py", *flags, "--test")
     assert f"validation PSNR {score:.3f} dB" in only.stdout
+    assert "Not of preset best, the checkpoint decides: --arch template --F_dim 16 " in only.stdout
 
 
 def test_sequences_of_any_length_in_one_batch(dance, trained):

@@ -164,7 +164,6 @@ START = [
     (["cut last.ckpt"], ["--ckpt_path", "{}/run/epoch=0.ckpt"], "epoch=0.ckpt at epoch 1.", 0),
     (["best.ckpt"], [], "best.ckpt is gone: from here on the best epoch is chosen among those from 1 on.", 0),
     ([], ["--val_vi_len", 3], "best.ckpt is of other data (60 frames, ", 0),
-    ([], ["--ckpt_path", "{}/start.ckpt", "--save_root", "{}/new"], "decides: --arch template --F_dim 16", 0),
     ([], ["--ckpt_path", "{}/run/best.ckpt"], "best.ckpt: cannot resume from it", 2),
     ([], ["--ckpt_path", "{}/none.ckpt", "--save_root", "{}/new"], "none.ckpt", 2),
     ([], ["--num_epoch", 1], "all 1 epochs are done; a larger --num_epoch continues the run.", 0),

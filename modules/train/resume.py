@@ -81,8 +81,9 @@ def find_start(args: argparse.Namespace) -> Start | None:
     elif not args.test:
         print(f"Starting a new run from the weights of {path}: epoch 0, schedules from their beginning.")
     config = {name: model.config[name] for name in MODEL_FLAGS} | {"frame_H": height, "frame_W": width}
-    other = [f"--{name} {config[name]}" for name in MODEL_FLAGS if config[name] != getattr(args, name)]
-    if other and not resumed and not {*MODEL_FLAGS} & {*args.given}:
+    other = [f"--{name} {config[name]}" for name in MODEL_FLAGS
+             if name not in args.given and config[name] != getattr(args, name)]
+    if other and not resumed:
         print(f"Not of preset {args.preset}, the checkpoint decides: {' '.join(other)}")
     for name, value in config.items():
         if name not in args.given:
