@@ -122,7 +122,7 @@ class Feed:
         blobs = F.interpolate(self._draw((3, *grid), BLOBS, epoch, step), size, mode="bilinear")
         strength = self._draw((1, 1, 1), STRENGTHS, epoch, step, draw=torch.rand)
         noisy = (to_float(frames) + (self.args.last_noise * strength * blobs)[:, None]).clamp(0, 1)
-        return torch.lerp(noisy, to_float(x_1)[:, None], (self.args.last_mix * strength)[:, None])
+        return torch.lerp(noisy, to_float(x_1)[:, None], (self.args.last_mix * strength**3)[:, None])
 
 
 def toss(seed: int, epoch: int, tfr: float) -> bool:
