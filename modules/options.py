@@ -28,7 +28,7 @@ BEST = {
     "kl_anneal_type": "Constant", "prior": "learned", "posterior_share": 1.0, "posterior_end": 0.6, "optim": "Muon",
     "lr": 5e-3, "lr_schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.2, "ema": 0.05, "batch_size": 16,
     "train_vi_len": 2, "tfr": 0.0, "windows": "anywhere", "random_start": True, "shift_down": 2, "shift_right": 12,
-    "last_noise": 0.15, "last_mix": 0.4,
+    "last_noise": 0.1, "last_mix": 1.0,
 }
 PRESETS = {  # what differs from the flags' own defaults, which are the course template's
     "best": BEST,
@@ -201,9 +201,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--random_start", action=argparse.BooleanOptionalAction, default=False,
         help="draw each clip's x_1 from anywhere in its sequence (with --windows anywhere)")
     add("--last_noise", type=natural_float, default=0.0,
-        help="coarse noise on the last frames that a clip begins with: the largest standard deviation, range 1")
+        help="coarse noise on the last frames that a clip begins with: its largest standard deviation, range 1")
     add("--last_mix", type=unit_float, default=0.0,
-        help="the largest share of x_1 in these frames; of noise and x_1 each clip gets a random part of these largest")
+        help="the largest share of x_1 that is mixed into these frames; noise and share are random for each clip")
     add("--shift_down", type=natural, default=0,
         help="move clips up or down by up to so many pixels of a 32x64 frame; larger frames: as many times more")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")

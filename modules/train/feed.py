@@ -116,7 +116,8 @@ class Feed:
     def _disturbed(self, frames: Tensor, x_1: Tensor, epoch: int, step: int) -> Tensor:
         """Last frames (B, K, 3, H, W) with errors like those of a rollout, which the prior so learns to correct
         (compare GameNGen, Valevski et al. 2024): Gaussian noise on a coarse grid, and x_1 (B, 3, H, W) mixed in. Both
-        are the same for the K frames of a clip. Each clip draws its strength, from none to the flags'."""
+        are the same for the K frames of a clip. Each clip draws a strength s in [0, 1]: the noise is s times, the share
+        of x_1 s**3 times the flag's, so that x_1 is weak in most clips and replaces the frame in a few."""
         size = frames.shape[-2:]
         grid = [round(4 * side / min(size)) for side in size]  # 4x8 for 32x64, as large as the multi-scale latent
         blobs = F.interpolate(self._draw((3, *grid), BLOBS, epoch, step), size, mode="bilinear")
