@@ -22,16 +22,20 @@ def random_generator(device: torch.device | str, *parts: int) -> torch.Generator
 
 
 def pick_device(name: str | None) -> torch.device:
-    """cuda, cuda:N or cpu as asked for; by default CUDA if there is one, else the CPU with one line that says so."""
-    if name and name != "cpu" and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: torch finds no CUDA GPU here; use --device cpu or leave the flag out")
-    if name and name.startswith("cuda:"):
-        if int(name[5:]) >= torch.cuda.device_count():
-            raise InputError(f"--device {name}: torch finds {torch.cuda.device_count()} GPUs here, counted from cuda:0")
-        torch.cuda.set_device(name)
-    if name is None and not torch.cuda.is_available():
-        print("No CUDA GPU found: running on the CPU.")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device asked for: cpu, or torch's accelerator with or without a number, such as cuda:1 or mps. By default the
+    accelerator if there is one, else the CPU with one line that says so."""
+    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if name is None and found.type == "cpu":
+        print("No GPU found: running on the CPU.")
+    try:
+        device = torch.device(name or found.type)
+        if device.type not in ("cpu", found.type) or (device.index or 0) >= max(1, torch.accelerator.device_count()):
+            raise RuntimeError
+    except RuntimeError:
+        raise InputError(f"--device {name}: torch finds no such device here; expected cpu, {found.type}, …") from None
+    if device.index is not None and device.type != "cpu":
+        torch.accelerator.set_device_index(device.index)
+    return device
 
 
 def cpu_has_bfloat16() -> bool:
@@ -47,7 +51,8 @@ def cpu_has_bfloat16() -> bool:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Resolve `--precision {auto,fp32,bf16}` to the dtype of convolutions. Losses, KL and frames stay float32."""
     if name == "auto":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bfloat16()
+        on_gpu, on_cpu = device.type == "cuda", device.type == "cpu" and cpu_has_bfloat16()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else on_cpu
         name = "bf16" if fast else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
 

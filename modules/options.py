@@ -79,14 +79,6 @@ def one_of(*choices: str) -> dict:
     return {"type": lambda text: names.get(text.lower(), text), "choices": choices, "metavar": metavar}
 
 
-def device_name(text: str) -> str:
-    """cpu, cuda or cuda:N."""
-    kind, _, index = text.lower().partition(":")
-    if kind not in ("cpu", "cuda") or (":" in text and not (kind == "cuda" and index.isdecimal())):
-        raise argparse.ArgumentTypeError(f"{text}: expected cpu, cuda or cuda:N")
-    return text.lower()
-
-
 def path_name(text: str) -> str:
     """A path: not empty, which would mean the working directory, and without invisible characters; ~ is the home."""
     if not text.strip():
@@ -130,7 +122,7 @@ def add_shared(parser: argparse.ArgumentParser, checkpoints: str | None = None) 
     add("--ckpt_path", type=path_name, nargs=checkpoints, metavar="CKPT",
         help="checkpoint. Tester: predict with it; with several, the mean of their predictions. Trainer: a checkpoint "
              "in --save_root is resumed, one from elsewhere gives a new run its weights")
-    add("--device", type=device_name, metavar="{cuda,cuda:N,cpu}", help="default: cuda if there is a GPU, else cpu")
+    add("--device", type=str.lower, help="cpu, cuda, cuda:N, mps, … (default: what torch finds, else cpu)")
     add("--precision", default="auto", **one_of("auto", "fp32", "bf16"),
         help="of the networks; auto: bf16 where the hardware computes it; losses and frames are fp32")
     add("--num_workers", type=natural, default=os.cpu_count(), help="threads that decode images; 0: as 1")
@@ -226,7 +218,7 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     """The Tester's own flags."""
     add = parser.add_argument_group("prediction").add_argument
     add("--gt", type=path_name, help="true frames: a folder of <i>/*.png or GT<i>.csv")
-    add("--submission", action="store_true", help="write the course's submission.csv")
+    add("--submission", action="store_true", help="write submission.csv, also where the test set is not the course's")
     add("--num_samples", type=natural, default=0, help="draw so many latents per sequence; 0: the prior's mean")
     add("--no_baselines", action="store_true",
         help="skip the trivial baselines, two of which read the training set")

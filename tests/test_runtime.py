@@ -14,7 +14,8 @@ import torch
 from conftest import ROOT, SMALL, check_error, run, run_inside
 
 from modules import files
-from modules.runtime import run_program
+from modules.device import pick_device, pick_precision
+from modules.runtime import InputError, run_program
 
 TINY = [*SMALL, "--preset", "template", "--device", "cpu", "--precision", "fp32", "--num_epoch", 1, "--epoch_steps", 2]
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -104,7 +105,8 @@ def test_a_full_disk_keeps_the_older_checkpoint(dance, tmp_path, monkeypatch):
     ("Trainer.py", ["--save_root", "run", "--arch", "multiscale", "--frame_H", "20"], "multiples of 8"),
     ("Tester.py", ["--save_root", "test", "--ckpt_path", "none.ckpt"], "none.ckpt"),
     ("Tester.py", ["--save_root", "test", "--ckpt_path", "best.ckpt", "--gt", "none"], "--gt none: not found"),
-    pytest.param("Trainer.py", ["--save_root", "run", "--device", "cuda:3"], "--device cuda:3", marks=NO_CUDA),
+    *(pytest.param("Trainer.py", ["--save_root", "run", "--device", name], f"--device {name}: torch", marks=NO_CUDA)
+      for name in ("cuda:3", "mps", "cuda:x", "cuda:²", "gpu")),
 ])
 def test_what_flags_can_tell_is_one_line_before_any_image_is_decoded(
     dance, trained, tmp_path, monkeypatch, program, flags, words
@@ -115,6 +117,17 @@ def test_what_flags_can_tell_is_one_line_before_any_image_is_decoded(
     more = TINY if program == "Trainer.py" else []
     check_error(run_inside(program, "--DR", dance, "--cache_dir", tmp_path / "cache", *more, *flags), words)
     assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_any_accelerator_that_torch_knows_is_used(monkeypatch):
+    """A pretended Mac: this machine's torch cannot compute on mps, not even with fake tensors."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("mps"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    assert [pick_device(name).type for name in (None, "mps", "cpu")] == ["mps", "mps", "cpu"]
+    assert pick_precision("auto", torch.device("mps")) == torch.float32
+    for name in ("cuda", "mps:1"):
+        with pytest.raises(InputError, match="expected cpu, mps"):
+            pick_device(name)
 
 
 @pytest.mark.parametrize("error, words", [

@@ -28,7 +28,7 @@ def latent_use(model: VAE_Model, sequence: Sequence, dtype: torch.dtype, num_sam
     noise = torch.stack([draw_noise(model, sequence, (0, sample)) for sample in range(num_samples)])
 
     def score(predicted: Tensor) -> Tensor:
-        return psnr(predicted, frames[:, 1:]).clamp(max=PERFECT).mean(dim=1)
+        return psnr(predicted.cpu(), frames[:, 1:].cpu()).clamp(max=PERFECT).mean(dim=1)
 
     model.eval()
     with autocast(device, dtype):

@@ -15,7 +15,7 @@ HISTORY_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "posterior_share
 
 def describe_environment(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """The machine, the versions and the command of this process, for people who repeat the run."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.replace("cpu", "")
     return {
         "command": " ".join(sys.argv), "python": platform.python_version(), "torch": torch.__version__,
         "system": platform.platform(), "device": gpu or f"CPU, {os.cpu_count()} cores",
