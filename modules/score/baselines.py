@@ -40,15 +40,16 @@ def trivial_predictions(
     return predictions
 
 
+def shrink(images: Tensor) -> Tensor:
+    """Means over 2x2 pixels: (n, 3, H, W) -> (n, 3 * H/2 * W/2) in [0, 1]."""
+    return F.avg_pool2d(to_float(images), 2).flatten(1)
+
+
 def nearest_poses(poses: Tensor, training_poses: Tensor) -> Tensor:
     """The index of the nearest training pose of each pose: (t, 3, H, W) and (N, 3, H, W) uint8 -> (t) in 0 … N-1.
 
     The distance is the summed square over the images, averaged over 2x2 pixels. The first wins a tie.
     """
-
-    def shrink(images: Tensor) -> Tensor:
-        return F.avg_pool2d(to_float(images), 2).flatten(1)  # (n, 3 * H/2 * W/2)
-
     wanted = shrink(poses).T.contiguous()
     best, nearest = torch.full((len(poses),), torch.inf), torch.zeros(len(poses), dtype=torch.long)
     for start in range(0, len(training_poses), CHUNK):

@@ -23,7 +23,8 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 COLUMN = 3.4  # inches: one column of a two-column page
 STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
          "lines.linewidth": 1.2, "pdf.fonttype": 42, "svg.fonttype": "none"}
-CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Microsoft JhengHei", "PingFang SC")
+CJK_FONTS = ("Noto Sans CJK TC", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans TC", "PingFang TC", "Heiti TC",
+             "Microsoft JhengHei", "Microsoft YaHei", "SimHei", "WenQuanYi Zen Hei", "Arial Unicode MS")
 OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
     "loss_curve": "loss_log", "val_psnr": "val_psnr", "teacher_forcing_ratio": "tfr", "kl_beta": "beta",
     "posterior_share": "posterior_share", "psnr_per_frame": "psnr_per_frame",
@@ -63,10 +64,15 @@ def draw_figure(name: str, runs: list[Run], path: Path) -> bool:
     """Write one of FIGURES in the format of the path's suffix. Returns whether the runs have numbers for it."""
     figure = FIGURES[name](runs)
     if figure:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
-        write_bytes(path, buffer.getvalue())
+        save_figure(figure, path)
     return bool(figure)
+
+
+def save_figure(figure, path: Path) -> None:
+    """Write a figure in the format of the path's suffix."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    write_bytes(path, buffer.getvalue())
 
 
 def styled(runs: list[Run]) -> list[tuple[Run, dict]]:
@@ -80,12 +86,12 @@ def plain(name: str) -> str:
     return (" " * name.startswith("_") + name).replace("$", r"\$")
 
 
-def new_figure(height: float = 2.3, rows: int = 1):
-    """A figure one column wide with `rows` axes under each other that share the epochs, which are whole numbers."""
+def new_figure(height: float = 2.3, rows: int = 1, width: float = COLUMN):
+    """A figure with `rows` axes under each other that share the epochs, which are whole numbers."""
     load_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(COLUMN, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
     for axis in axes:
         axis.grid(alpha=0.3, linewidth=0.5)
@@ -199,6 +205,29 @@ def plot_frames(runs: list[Run]):
         title = f"PSNR per frame, {runs[0].scored_on} {plain(*runs[0].scores)}: mean {np.nanmean(table):.2f} dB"
     axis.set(xlabel="frame", ylabel="PSNR (dB)", title=title)
     add_legend(figure, axis, runs)
+    return figure
+
+
+def plot_analysis(
+    name: str, columns: dict[str, np.ndarray], psnr: dict[str, str], causes: dict[str, str], stretches: list[slice]
+):
+    """PSNR of frames 2, 3, … of one sequence in several lines, and under it what may explain it, a row each. The
+    stretches are shaded and numbered. psnr, causes: the columns to draw and their labels."""
+    figure, axes = new_figure(1.8 + 0.95 * len(causes), rows=1 + len(causes), width=2 * COLUMN)
+    first = columns[next(iter(psnr))]
+    frames = np.arange(2, len(first) + 2)
+    for i, (key, label) in enumerate(psnr.items()):
+        axes[0].plot(frames, columns[key], color=COLORS[i], linewidth=1.3 - 0.3 * i, label=label, zorder=3 - i)
+    for axis, (key, label) in zip(axes[1:], causes.items(), strict=True):
+        axis.plot(frames, columns[key], color="0.2", linewidth=0.9)
+        axis.set_title(label, loc="left")
+    for number, stretch in enumerate(stretches, start=1):
+        for axis in axes:
+            axis.axvspan(*frames[[stretch.start, stretch.stop - 1]], color=COLORS[5], alpha=0.25, linewidth=0)
+        axes[0].annotate(number, (frames[stretch].mean(), 0.02), xycoords=("data", "axes fraction"), ha="center")
+    axes[0].set(title=f"PSNR per frame, sequence {plain(name)}: mean {first.mean():.2f} dB", ylabel="PSNR (dB)")
+    axes[-1].set_xlabel("frame")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(psnr), frameon=False)
     return figure
 
 

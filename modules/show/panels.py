@@ -31,6 +31,7 @@ class PredictedSequence(NamedTuple):
     pose: np.ndarray  # the same
     truth: np.ndarray | None = None  # the same, if the true frames are known
     psnr: list[float] | None = None  # (T-1) dB of frames 2, 3, …, with truth
+    nearest: np.ndarray | None = None  # the same as prediction: the nearest training poses
 
 
 def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -51,6 +52,8 @@ class Panels:
         if predicted.truth is not None:
             error = error_map(predicted.prediction, predicted.truth)
             self.columns = {"truth": predicted.truth, **self.columns, "error": error}
+        if predicted.nearest is not None:
+            self.columns["nearest pose"] = predicted.nearest
         self.psnr = None if predicted.psnr is None else [np.inf, *predicted.psnr]
         height, width = predicted.prediction.shape[1:3]
         self.scale = max(1, min(scale, WIDEST // width))
@@ -63,9 +66,9 @@ class Panels:
         caption = f"frame {t + 1} of {len(self)}" + (", given" if t == 0 else "")
         if self.psnr and t:
             caption += f", PSNR {self.psnr[t]:.2f} dB"
-        below = [caption, "", ERROR_LEGEND, ""] if "error" in self.columns else [caption, ""]
+        below = [caption, "", ERROR_LEGEND, "", ""] if "error" in self.columns else [caption, ""]
         cells = np.concatenate([self.draw_cell(name, t) for name in self.columns], axis=1)
-        return np.concatenate([self.draw_line(list(self.columns)), cells, self.draw_line(below)])
+        return np.concatenate([self.draw_line(list(self.columns)), cells, self.draw_line(below[: len(self.columns)])])
 
     def __iter__(self):
         return (self[t] for t in range(len(self)))

@@ -123,10 +123,15 @@ def draw_validation(
 
 def write_strip(path: Path, predicted: PredictedSequence) -> None:
     """Ten moments of a sequence as a PNG."""
+    write_png(path, Panels(predicted, STRIP_SCALE).strip())
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """An image (H, W, 3) uint8."""
     from PIL import Image
 
     buffer = BytesIO()
-    Image.fromarray(Panels(predicted, STRIP_SCALE).strip()).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
 
 
