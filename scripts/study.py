@@ -52,7 +52,7 @@ LATENT = ("kl", "active", "units", "psnr_posterior", "psnr_prior", "gain", "psnr
 FREE = ("save_root", "DR", "device", "num_workers", "cache_dir", "pictures")  # flags that may differ between runs
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("study.py", description=__doc__.splitlines()[0], allow_abbrev=False,
                                      epilog="Other flags are given to Trainer.py for every recipe.")
     parser.add_argument("study", choices=(*STUDIES, "latent"),
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per recipe and seed (default: 0)")
     parser.add_argument("--recipe", action="append", default=[], metavar='NAME="FLAGS"', help="add a recipe")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="leave out the other recipes")
-    args, others = parser.parse_known_args()
+    args, others = parser.parse_known_args(argv)
     root = Path(args.save_root)
     if (args.study == "latent") != bool(args.checkpoints):
         raise InputError("expected checkpoints after latent, and only there")
@@ -176,16 +176,14 @@ def write_measures(root: Path, uses: dict[str, list[dict]]) -> None:
 def score_columns(run: Run) -> dict[str, float | None]:
     """PSNR in dB of the Tester's sequences with true frames and of the validation; nan where the model diverged."""
     scored = [s for s in run.test["sequences"] if s["psnr_per_frame"] is not None]
-    if not scored:
-        raise InputError(f"{run.test_folder}: no scores; the study needs the true frames of the test sequences")
     psnr = {f"sequence {s['name']}": float("nan") if s["psnr"] is None else s["psnr"] for s in scored}
     judge = f"val_{run.settings.get('best_by', 'psnr')}"
     best = max((row for row in run.history if row.get(judge) is not None), key=lambda row: row[judge], default={})
     nearest = [s.get("baselines", {}).get("nearest_pose", {}).get("psnr") for s in scored]
-    return psnr | {
-        "average": float(np.mean(list(psnr.values()))), "nearest pose": None if None in nearest else np.mean(nearest),
-        "validation": best.get("val_psnr"),
-    }
+    if scored:
+        psnr["average"] = float(np.mean(list(psnr.values())))
+        psnr["nearest pose"] = None if None in nearest else np.mean(nearest)
+    return psnr | {"validation": best.get("val_psnr")}
 
 
 def cost_columns(run: Run) -> dict[str, float]:
