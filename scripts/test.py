@@ -7,7 +7,7 @@ import sys
 
 from environment import call, make_environment
 
-PACKAGES = ("pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "selenium>=4.20")
+PACKAGES = ("pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "selenium>=4.20", "nbclient>=0.8", "ipykernel>=6")
 
 if __name__ == "__main__":
     python = make_environment(*PACKAGES)

@@ -97,6 +97,23 @@ def trained(dance, tmp_path_factory):
     return folder, result
 
 
+@pytest.fixture()
+def started(monkeypatch):
+    """The programs run inside this process; a list of the calls, each (program, flags)."""
+    import study
+
+    calls = []
+
+    def call(program, *arguments):
+        words = [str(word) for word in arguments]
+        calls.append((program, words))
+        result = run_inside(program, *words)
+        assert result.returncode == 0, result.stderr
+
+    monkeypatch.setattr(study, "call", call)
+    return calls
+
+
 def noise_frames(*shape, seed=0):
     """Random uint8 images."""
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))

@@ -11,21 +11,6 @@ from modules.files import read_json
 from modules.options import parse_trainer
 
 
-@pytest.fixture()
-def started(monkeypatch):
-    """The programs run inside this process; a list of the calls, each (program, flags)."""
-    calls = []
-
-    def call(program, *arguments):
-        words = [str(word) for word in arguments]
-        calls.append((program, words))
-        result = run_inside(program, *words)
-        assert result.returncode == 0, result.stderr
-
-    monkeypatch.setattr(study, "call", call)
-    return calls
-
-
 def read_table(path):
     return list(csv.reader(path.read_text().splitlines()))
 
