@@ -28,7 +28,7 @@ BEST = {
     "kl_anneal_type": "Constant", "prior": "learned", "posterior_share": 1.0, "posterior_end": 0.6, "optim": "Muon",
     "lr": 5e-3, "lr_schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.2, "ema": 0.05, "batch_size": 16,
     "train_vi_len": 2, "tfr": 0.0, "windows": "anywhere", "random_start": True, "shift_down": 2, "shift_right": 12,
-    "last_noise": 0.1, "last_mix": 1.0,
+    "last_noise": 0.1, "last_mix": 1.0, "best_by": "bound",
 }
 PRESETS = {  # what differs from the flags' own defaults, which are the course template's
     "best": BEST,

@@ -80,7 +80,7 @@ def summarise(run: Run) -> str:
     """The run's results in a sentence or two."""
     words = f"{len(run.history)} epochs."
     if best := best_validation(run.history):
-        words += f" Best validation PSNR {best[1]:.2f} dB at epoch {best[0]}."
+        words += f" Best validation at epoch {best[0]}: PSNR {best[1]:.2f} dB."
     if run.test and run.test.get("avg_psnr") is not None:
         latent = str(run.test.get("latent", "unknown"))
         words += f" Test PSNR {run.test['avg_psnr']:.2f} dB, z = {latent}."

@@ -30,7 +30,7 @@ from modules.runtime import InputError, run_program
 from modules.score.latent import latent_use
 from modules.score.ribbon import ribbon_use
 from modules.show.curves import draw_curves
-from modules.show.runs import Run, read_run
+from modules.show.runs import Run, best_validation, read_run
 
 STUDIES = {  # name -> flags of every recipe, which the command line may replace, and flags of each recipe by its name
     "kl": ("--preset report",
@@ -177,13 +177,12 @@ def score_columns(run: Run) -> dict[str, float | None]:
     """PSNR in dB of the Tester's sequences with true frames and of the validation; nan where the model diverged."""
     scored = [s for s in run.test["sequences"] if s["psnr_per_frame"] is not None]
     psnr = {f"sequence {s['name']}": float("nan") if s["psnr"] is None else s["psnr"] for s in scored}
-    judge = f"val_{run.settings.get('best_by', 'psnr')}"
-    best = max((row for row in run.history if row.get(judge) is not None), key=lambda row: row[judge], default={})
+    best = best_validation(run.history)
     nearest = [s.get("baselines", {}).get("nearest_pose", {}).get("psnr") for s in scored]
     if scored:
         psnr["average"] = float(np.mean(list(psnr.values())))
         psnr["nearest pose"] = None if None in nearest else np.mean(nearest)
-    return psnr | {"validation": best.get("val_psnr")}
+    return psnr | {"validation": best and best[1]}
 
 
 def cost_columns(run: Run) -> dict[str, float]:

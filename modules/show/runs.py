@@ -84,7 +84,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def best_validation(history: list[dict[str, float | None]]) -> tuple[int, float] | None:
-    """Epoch and mean PSNR in dB of the best validation; None without one."""
+    """Epoch and mean PSNR in dB of the best validation, see --best_by; None without one."""
     scored = [row for row in history if row["val_psnr"] is not None and math.isfinite(row["val_psnr"])]
-    best = max(scored, key=lambda row: row["val_psnr"], default=None)
+    judge = "val_bound" if any(row.get("val_bound") is not None for row in scored) else "val_psnr"
+    best = max(scored, key=lambda row: -math.inf if row.get(judge) is None else row[judge], default=None)
     return (int(best["epoch"]), best["val_psnr"]) if best else None
