@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dataloader import Dataset_Dance
-from modules.data.layout import mode_folder
+from modules.data.layout import frames_per_second, mode_folder
 from modules.data.pixels import to_uint8
 from modules.data.sequence import Sequence
 from modules.data.truth import find_truth
@@ -54,6 +54,7 @@ def main(args: argparse.Namespace | None = None) -> None:
     check_writable(root)
     if args.gt and not os.path.exists(args.gt):
         raise InputError(f"--gt {args.gt}: not found; expected a folder of <i>/*.png or GT<i>.csv")
+    rate = frames_per_second(args.DR, args.fps)
     device = pick_device(args.device)
     dtype = pick_precision(args.precision, device)
     models, (height, width) = load_models(args)
@@ -87,7 +88,7 @@ def main(args: argparse.Namespace | None = None) -> None:
     print_results(metrics, compared, sanity=not args.no_sanity)
     if args.submission or [tuple(sequence.poses.shape) for sequence in sequences] in COURSE_FORMS:
         write_submission(root / "submission.csv", [frames[0] for frames in predicted])
-    draw_test(root, results, args.pictures, args.make_gif)
+    draw_test(root, results, args.pictures, args.make_gif, rate)
 
 
 def load_models(args: argparse.Namespace) -> tuple[dict[str, VAE_Model], tuple[int, int]]:

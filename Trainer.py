@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dataloader import Dataset_Dance
+from modules.data.layout import frames_per_second
 from modules.data.pixels import to_float
 from modules.device import autocast, pick_device, pick_precision
 from modules.files import to_csv, write_json, write_text
@@ -73,7 +74,7 @@ class Trainer:
             latent = self.model.latent_shape(args.frame_H, args.frame_W)
             self.feed = Feed(args, self.data[0], latent, self.ranks, self.device, self.model.last_frames)
         collect_errors(*(data.decode for data in self.data))
-        self.validation = self.data[-1].sequences
+        self.validation, self.video_rate = self.data[-1].sequences, frames_per_second(args.DR, args.fps)
         self.epoch, self.history, self.judge = 0, [], f"val_{args.best_by}"  # the column that decides about best.ckpt
         self.digests, self.compared = [data.digest() for data in self.data], 0  # the first epoch for best.ckpt
         self.streak = torch.tensor(0, device=self.device)  # skipped steps in a row, see EpochProgress
@@ -219,7 +220,7 @@ class Trainer:
         average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
         draw_validation(
             self.root, epoch, sequences, predicted, scores, args.train_vi_len, args.pictures,
-            keep_all=args.store_visualization, video=last or args.store_visualization,
+            keep_all=args.store_visualization, video=last or args.store_visualization, rate=self.video_rate,
         )
         return {"val_psnr": average} | ({"val_bound": sum(bounds) / len(bounds)} if bounds else {})
 

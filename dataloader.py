@@ -4,6 +4,7 @@ Another data layout is another class. What the programs use of one: `frames`, `p
 `clips_within(partial)`, `windows(partial)`, `check_share(partial)`, `sequences`, `decode()`, `digest()`, `describe()`.
 """
 
+import contextlib
 import itertools
 import os
 import sys
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset
 from modules.data.image_cache import cached_images, default_cache_dir
 from modules.data.layout import find_tests, mode_folder, paired_files
 from modules.data.pairing import Faults, find_clips
+from modules.data.reading import read_image
 from modules.data.sequence import Sequence
 from modules.runtime import InputError
 
@@ -137,6 +139,7 @@ class Dataset_Dance(Dataset):
         """The images of every list, and the places in it that are to be skipped since they cannot be read."""
         cache_dir = Path(self.cache_dir) if self.cache_dir else default_cache_dir()
         images, skipped, faults = [], [], Faults()
+        warn_if_squeezed(next(iter(lists.values()))[0], *self.size)
         for name, files in lists.items():
             array, broken = cached_images(files, *self.size, cache_dir, self.workers, name)
             for place in sorted(broken):
@@ -177,6 +180,15 @@ class Dataset_Dance(Dataset):
         if not sequences:
             raise InputError(f"{self.folder / 'test_img'}: no first frame can be read; expected PNG images")
         return sequences
+
+
+def warn_if_squeezed(path: Path, height: int, width: int) -> None:
+    """Warn if an image has quite another aspect than the frames."""
+    with contextlib.suppress(InputError):  # an image that cannot be read is named later
+        _, own_height, own_width = read_image(path).shape
+        if not 2 / 3 < own_width * height / (own_height * width) < 3 / 2:
+            print(f"warning: {path}: {own_width}x{own_height} pixels are squeezed to {width}x{height}; "
+                  "scripts/import_video.py crops a folder of images", file=sys.stderr)
 
 
 def check_constant(images: Tensor, folder: Path) -> list[int]:

@@ -88,6 +88,13 @@ def path_name(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def person(text: str) -> str:
+    """--person: a number from the left, 0 first, or id:N with a detector's number."""
+    if not (text.isdecimal() and len(text) < 9 or text.startswith("id:")):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from the left, 0 first, or id:N")
+    return text
+
+
 class Parser(argparse.ArgumentParser):
     """Errors are one line. A prefix stands for a flag of the course template if it is unique among the template's
     flags; our own flags are written out, so that new ones change the meaning of no command line."""
@@ -133,6 +140,7 @@ def add_shared(parser: argparse.ArgumentParser, checkpoints: str | None = None) 
     add("--seed", type=natural, default=0, help="seed of everything random")
     add("--pictures", default="all", **one_of("all", "strips", "none"),
         help="strips: no GIFs and videos of sequences, only strips of frames and curves; none: only files of numbers")
+    add("--fps", type=positive_float, help="frames a second of videos and GIFs (default: DR/info.json, else 20)")
     add("--no_sanity", action="store_true", help="skip the warning when a prediction scores below a trivial baseline")
 
 

@@ -1,5 +1,6 @@
 """Make a data set in the course's layout of a video and the keypoints of the person in it.
 
+    python scripts/import_video.py dance.mp4 --out DR        (find_keypoints.py finds the keypoints)
     python scripts/import_video.py dance.mp4 --keypoints openpose_folder --out DR
     python Trainer.py --DR DR --save_root runs/mine
 
@@ -14,14 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from find_keypoints import find_keypoints
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from modules.options import natural, natural_float, number, positive, positive_float, unit_float
-from modules.pose.keypoints import FEWEST, follow, read_keypoints, write_coco
+from modules.files import write_json
+from modules.options import natural_float, number, person, positive, positive_float, unit_float
+from modules.pose.keypoints import check_people, follow, read_keypoints, warn_of, write_coco
 from modules.pose.output import new_dataset
-from modules.pose.skeleton import LINE, draw_poses
+from modules.pose.skeleton import LINE, PALETTES, draw_poses
 from modules.pose.video import FOLDER_RATE, Video, choose_frames, open_video, read_frames
 from modules.progress import Progress
 from modules.runtime import InputError, run_program
@@ -97,24 +100,6 @@ def split(stretches: Stretches, val_share: float, test_share: float, gap: int) -
     return parts
 
 
-def check_people(people: list[np.ndarray], video: Video, min_confidence: float, source: Path) -> None:
-    """InputError where there is nobody, or where the keypoints belong to images of another size than the video's."""
-    seen = [person[person[:, 2] >= min_confidence] for frame in people for person in frame]
-    joints = np.concatenate([person for person in seen if len(person) >= FEWEST] or [np.zeros((0, 3))])
-    if not len(joints):
-        raise InputError(f"{source}: no person in it with {FEWEST} joints of --min_confidence {min_confidence} or more")
-    if joints[:, :2].max() <= 2:
-        raise InputError(f"{source}: coordinates from 0 to 1; expected pixels (OpenPose: --keypoint_scale 0)")
-    if (outside := find_outside(joints, (video.width, video.height))) > 0.5:
-        raise InputError(f"{source}: {outside:.0%} of the joints lie outside the video's {video.width}x{video.height}; "
-                         "expected keypoints of this video at this size, rotated as it is shown")
-
-
-def find_outside(joints: np.ndarray, size: tuple[int, int]) -> float:
-    """The share of joints (N, 3) that lie outside an image of size (width, height)."""
-    return float(((joints[:, :2] < 0) | (joints[:, :2] > size)).any(axis=1).mean())
-
-
 def write_frames(folder: Path, video: Video, chosen: np.ndarray, framing: Framing) -> np.ndarray:
     """Write the chosen frames as folder/<k>.png and return their thumbnails (T, h, w), grey."""
     folder.mkdir()
@@ -133,6 +118,7 @@ def write_frames(folder: Path, video: Video, chosen: np.ndarray, framing: Framin
 def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: argparse.Namespace) -> None:
     """Move the frames of raw/<k>.png to their place, with poses, and the training frames' joints to keypoints.json."""
     widths, names, people = (max(LINE * args.frame_H, 1), 1), [], []
+    info = {"palette": args.palette, "limb": widths[0], "least": widths[1], "min_confidence": args.min_confidence}
     for part, stretches in parts.items():
         number = 0
         for index, (begin, end) in enumerate(stretches):
@@ -140,7 +126,8 @@ def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: arg
             images, poses = (below.format(kind) for kind in ("gt" if part == "test" else "img", "label"))
             for folder in (images, poses):
                 (new / folder).mkdir(parents=True, exist_ok=True)
-            drawn = draw_poses(joints[begin:end], args.min_confidence, args.frame_H, args.frame_W, widths)
+            drawn = draw_poses(joints[begin:end], args.min_confidence, args.frame_H, args.frame_W,
+                               None if args.palette == "course" else widths)
             for k, pose in enumerate(drawn, begin):
                 name = f"frame{number + k - begin:06d}.png"
                 (raw / f"{k}.png").rename(new / images / name)
@@ -154,7 +141,6 @@ def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: arg
                 shutil.copyfile(new / images / "frame000000.png", given / "frame000000.png")
             else:
                 number += end - begin + JUMP
-    info = {"limb": widths[0], "least": widths[1], "min_confidence": args.min_confidence}
     write_coco(new / "keypoints.json", names, people, args.frame_H, args.frame_W, info)
 
 
@@ -164,7 +150,8 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
         raise InputError(f"--frame_H {args.frame_H} --frame_W {args.frame_W}: expected multiples of 8, at least 16")
     video = open_video(args.video)
     print(f"{video.path}: {len(video.times)} frames of {video.width}x{video.height}, "
-          f"{'taken as ' if video.files else ''}{video.rate:.4g} a second, {video.times[-1] + 1 / video.rate:.1f} s")
+          f"{'taken as ' if video.files else ''}{video.rate:.4g} a second, {video.times[-1] + 1 / video.rate:.1f} s"
+          + f"; {video.told}" * bool(video.told))
     rate = args.fps or video.rate
     if rate > 1.01 * video.rate:
         raise InputError(f"--fps {rate:g}: expected at most the video's {video.rate:.4g} frames a second")
@@ -176,20 +163,22 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
     framing = find_framing(video, args.frame_H, args.frame_W, args.fit)
     part = "whole image" if args.fit == "letterbox" else "middle of the image (--fit letterbox takes the whole one)"
     print(f"Frames: {args.frame_W}x{args.frame_H}, the {part}")
-    people = read_keypoints(args.keypoints, len(video.times))
-    check_people(people, video, args.min_confidence, args.keypoints)
+    if args.keypoints is None:
+        find_keypoints(video, new / "detected.json")
+    source = args.keypoints or new / "detected.json"
+    people = read_keypoints(source).matched(video)
+    check_people(people, (video.width, video.height), args.min_confidence, source)
 
     raw = new / "raw"
     thumbnails = write_frames(raw, video, chosen, framing)
     cuts = find_cuts(thumbnails)
-    joints = framing.joints(follow([people[t] for t in chosen], args.min_confidence, frozenset(cuts), args.person))
+    followed, changes = follow([people[t] for t in chosen], args.min_confidence, cuts, args.person)
+    joints = framing.joints(followed)
     present = joints[..., 2].any(axis=1)
     print(f"Keypoints: at most {max(map(len, people))} in a frame; the followed person is in {present.sum()} of "
           f"{len(chosen)} frames, the others are left out as cuts")
     print(f"Cuts of the video: {len(cuts)}" + f", before frames {', '.join(map(str, chosen[cuts]))}" * bool(cuts))
-    seen = joints[joints[..., 2] >= args.min_confidence]
-    if len(seen) and (outside := find_outside(seen, framing.size)) > 0.02:
-        print(f"warning: {outside:.0%} of the person's joints lie outside the frames", file=sys.stderr)
+    warn_of(joints, framing.size, args.min_confidence, [(int(chosen[t]), reason) for t, reason in changes])
     gap = round(min(rate, len(chosen) * min(args.val_share, args.test_share) / 4))
     parts = split(find_stretches(present, cuts), args.val_share, args.test_share, gap)
     for part, stretches in parts.items():
@@ -200,15 +189,16 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
         print(f"{part}: {sum(lengths)} frames, in stretches without a cut: {len(lengths)}, the longest {max(lengths)}")
     place_parts(new, raw, parts, joints, args)
     shutil.rmtree(raw)
+    write_json(new / "info.json", {"frames_per_second": round(rate, 3)})
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     add = parser.add_argument
-    add("video", type=Path, metavar="VIDEO", help="what ffmpeg reads, or a folder of numbered images")
-    add("--keypoints", type=Path, required=True, metavar="K",
-        help="OpenPose's folder of *_keypoints.json, or a COCO keypoints JSON")
+    add("video", type=Path, metavar="VIDEO", help="what FFmpeg reads, or a folder of numbered images")
+    add("--keypoints", type=Path, metavar="K", help="a detector's file or folder (docs/own_video.md lists the forms); "
+        "by default find_keypoints.py finds them")
     add("--out", type=Path, required=True, metavar="DR", help="folder for train, val and test; new or empty")
     for name, side, pixels in (("--frame_H", "height", 32), ("--frame_W", "width", 64)):
         add(name, type=positive, default=pixels, metavar="N", help=f"frame {side}, a multiple of 8 (%(default)s)")
@@ -218,8 +208,9 @@ def parse() -> argparse.Namespace:
         f"even; a folder counts as {FOLDER_RATE:g}")
     add("--start", type=natural_float, default=0.0, metavar="S", help="seconds (%(default)s)")
     add("--end", type=natural_float, metavar="S", help="seconds; by default the video's end")
-    add("--person", type=natural, metavar="I", help="whom to follow: number from the left, 0 first, in the first frame "
-        "with people; by default the largest")
+    add("--person", type=person, metavar="I", help="whom to follow: number from the left, 0 first, in the first frame "
+        "with people, or id:N, the detector's number; by default the largest score times height")
+    add("--palette", choices=PALETTES, default=PALETTES[0], help="colours and lines of the poses (%(default)s)")
     add("--min_confidence", type=unit_float, default=0.3, metavar="C", help="joints below are left out (%(default)s)")
     for name in ("val", "test"):
         add(f"--{name}_share", type=number(float, 0, 0.45, low_open=True), default=0.1, metavar="SHARE",

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from dancer import RIBBON, add_ribbon, make_motion, make_skeleton, make_solids
+from dancer import FRAMES_PER_SECOND, RIBBON, add_ribbon, make_motion, make_skeleton, make_solids
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from modules.files import write_json
 from modules.options import number
 from modules.pose.keypoints import openpose_person, write_coco
 from modules.pose.output import new_dataset
-from modules.pose.skeleton import LINE, NAMES, SUPERSAMPLE, hull, paint, pose_polygons
+from modules.pose.skeleton import JOINTS, LINE, NAMES, SUPERSAMPLE, hull, paint, pose_polygons
 from modules.progress import Progress
 from modules.runtime import InputError, run_program
 
@@ -116,7 +117,7 @@ def draw_shadows(skeleton, scene):
 
 def find_joints(skeleton, generator, scene):
     """Joints as a pose detector finds them: pixels (T, J, 2) with a small error, and which are seen, bool (T, J)."""
-    pixels = scene.project(np.stack([skeleton[name] for name in NAMES], 1))[0]
+    pixels = scene.project(np.stack([skeleton[name] for name in JOINTS], 1))[0]
     pixels += generator.normal(0, 0.003 * scene.height, pixels.shape)
     seen = np.all((pixels > 0) & (pixels < (scene.width, scene.height)), axis=-1)
     for name, ahead, aside, least in (("nose", 1, 0, -0.4), ("right_eye", 0.9, 0.4, 0), ("left_eye", 0.9, -0.4, 0),
@@ -131,7 +132,7 @@ def break_poses(seen, generator, share):
     wanted = min(max(1, round(share * len(seen))), len(left)) if share > 0 else 0
     while wanted:
         run = left[left >= generator.choice(left)][:min(generator.integers(1, BROKEN_RUN + 1), wanted)]
-        seen[np.ix_(run, [bool(re.fullmatch(loss, name)) for name in NAMES])] = False
+        seen[np.ix_(run, [bool(re.fullmatch(loss, name)) for name in JOINTS])] = False
         left, wanted, loss = np.setdiff1d(left, run), wanted - len(run), generator.choice(LOSSES)
 
 
@@ -163,7 +164,8 @@ def write_sequence(folders, frames, seed, first_number, broken, scene, progress)
                 folders[1] / f"frame{index:06d}.png")
             progress.update()
     hair = scene.project(whole.get(RIBBON[0], whole["head"]))[0] / (scene.width, scene.height)
-    return np.concatenate([pixels / SUPERSAMPLE, np.ones_like(pixels[..., :1])], -1) * seen[..., None], hair
+    joints = np.concatenate([pixels / SUPERSAMPLE, np.ones_like(pixels[..., :1])], -1) * seen[..., None]
+    return np.pad(joints, [(0, 0), (0, len(NAMES) - len(JOINTS)), (0, 0)]), hair
 
 
 def write_keypoints(out, joints, scene):
@@ -196,6 +198,7 @@ def write_dataset(out, args):
     sequences += [((f"test/test_gt/{index}", f"test/test_label/{index}"), args.test_frames, (args.seed, 2, index), 0,
                    args.broken_poses if index == 0 else 0) for index in range(args.test_sequences)]
     joints = {}
+    write_json(out / "info.json", {"frames_per_second": FRAMES_PER_SECOND})
     with Progress("drawing", sum(sequence[1] for sequence in sequences), "frame") as progress:
         for folders, *rest in sequences:
             clip, hair = write_sequence([out / folder for folder in folders], *rest, scene, progress)

@@ -13,7 +13,7 @@ from import_video import find_cuts, find_framing, find_stretches, split
 from PIL import Image
 
 from dataloader import Dataset_Dance
-from modules.pose.keypoints import BODY_25, COCO_17, COCO_18, follow, read_keypoints
+from modules.pose.keypoints import BODY_25, COCO_17, COCO_18, Found, follow, read_keypoints
 from modules.pose.skeleton import NAMES, draw_poses
 from modules.pose.video import Video, choose_frames, open_video, read_frames
 from modules.runtime import InputError
@@ -68,6 +68,15 @@ def small_array(path):
     return np.asarray(Image.open(path).resize((32, 16), Image.Resampling.BILINEAR), dtype=float)
 
 
+def joints_of(frames):
+    """The first person of every frame: (T, J, 3)."""
+    return np.array([people[0].joints for people in frames])
+
+
+def found(joints, score=1.0, track=None):
+    return Found(np.asarray(joints), score, track)
+
+
 def person_at(x, y, height=10.0):
     """A person who stands at (x, y): (J, 3)."""
     rows = np.linspace(0, 1, len(NAMES))
@@ -89,7 +98,7 @@ def test_the_whole_way(drawn, tmp_path):
 
 
 def test_every_kind_of_keypoints_is_the_same_person(drawn):
-    people = [np.array(read_keypoints(path, T))[:, 0] for path in (drawn / kind for kind in KINDS)]
+    people = [joints_of(read_keypoints(drawn / kind).matched(open_video(drawn / "video.mp4"))) for kind in KINDS]
     toes = [NAMES.index(f"{side}_toe") for side in ("right", "left")]
     assert people[0][:, toes, 2].any() and not people[1][:, toes, 2].any()
     assert np.array_equal(people[2], people[3]), "the same joints in COCO's two forms"
@@ -113,7 +122,7 @@ def test_layout_numbering_and_images(drawn, tmp_path, video, said, level):
     assert result.returncode == 0, result.stderr
     for words in (said, "in 58 of 60 frames", "Cuts of the video: 1, before frames 30"):
         assert words in result.stdout
-    assert names(data) == ["keypoints.json", "made_by_import_video.json", "test", "train", "val"]
+    assert names(data) == ["info.json", "keypoints.json", "made_by_import_video.json", "test", "train", "val"]
     assert names(tmp_path) == ["DR", "keypoints"], "no temporary folder is left"
     train = Dataset_Dance(data, "train", 16, 32, train_vi_len=4)
     assert train.clips[:2] == [(0, 10), (10, CUT - 2)] and len(train.clips) == 3
@@ -133,19 +142,41 @@ def test_layout_numbering_and_images(drawn, tmp_path, video, said, level):
         assert np.corrcoef(ink)[0, 1] > 0.85
 
 
-@pytest.mark.parametrize("name, options, turns", [
-    ("turned.mov", ["-display_rotation", 90, "-i", "video.mp4", "-c", "copy"], 1),
-    ("sound.mkv", ["-f", "lavfi", "-i", "sine=d=1", "-i", "video.mp4", "-map", 0, "-map", 1, "-c:v", "copy"], 0),
-    ("odd.avi", ["-i", "video.mp4", "-vf", "pad=65:33", "-c:v", "ffv1", "-pix_fmt", "bgr0"], 0)])
-def test_a_video_is_read_as_it_is_shown(drawn, tmp_path, monkeypatch, name, options, turns):
+@pytest.mark.parametrize("name, options, turns, size, told", [
+    ("turned.mov", ["-display_rotation", 90, "-i", "video.mp4", "-c", "copy"], 1, (32, 64), ""),
+    ("sound.mkv", ["-f", "lavfi", "-i", "sine=d=1", "-i", "video.mp4", "-map", 0, "-map", 1, "-c:v", "copy"], 0,
+     (64, 32), ""),
+    ("wide.mp4", ["-i", "video.mp4", "-vf", "scale=32:32,setsar=2", "-crf", 8], 0, (64, 32), "pixels 2 times as wide"),
+    ("odd.avi", ["-i", "video.mp4", "-vf", "format=rgb24,pad=65:33", "-c:v", "ffv1", "-pix_fmt", "bgr0"], 0, (65, 33),
+     "")])
+def test_a_video_is_read_as_it_is_shown(drawn, tmp_path, monkeypatch, name, options, turns, size, told):
     monkeypatch.chdir(drawn)
     ffmpeg(*options, tmp_path / name)
     video = open_video(tmp_path / name)
     frames, straight = list(read_frames(video)), next(read_frames(open_video(Path("video.mp4"))))
-    assert len(frames) == len(video.times) == T and frames[0].size == (video.width, video.height)
-    assert video.rate == pytest.approx(30, rel=0.05) and not video.uneven
+    assert len(frames) == len(video.times) == T and frames[0].size == (video.width, video.height) == size
+    assert video.rate == pytest.approx(30, rel=0.05) and not video.uneven and told in video.told
     rotated = np.rot90(np.asarray(straight, dtype=float), turns)
-    assert np.abs(rotated - np.asarray(frames[0])[: rotated.shape[0], : rotated.shape[1]]).mean() < 1
+    shown = np.asarray(frames[0])[: rotated.shape[0], : rotated.shape[1]]
+    assert np.abs(rotated - shown).mean() < (5 if told else 1)
+
+
+def test_transparency_and_hdr(tmp_path):
+    """Transparent pixels are white; a PQ video of a grey of 203 nits, the white of HDR, is as bright as an SDR one."""
+    ffmpeg("-f", "lavfi", "-i", "color=red@0.5:s=32x16:d=0.2,format=rgba", "-c:v", "qtrle", tmp_path / "half.mov")
+    assert np.abs(np.asarray(next(read_frames(open_video(tmp_path / "half.mov"))))[8, 8] - (255.0, 127, 127)).max() < 4
+    ffmpeg("-f", "lavfi", "-i", "color=white:s=32x16:d=0.2", "-vf", "zscale=tin=bt709:min=bt709:pin=bt709:rin=tv:"
+           "t=smpte2084:m=bt2020nc:p=bt2020:r=tv:npl=203,format=yuv420p10le", "-c:v", "libx265", tmp_path / "pq.mp4")
+    video = open_video(tmp_path / "pq.mp4")
+    assert "PQ, converted" in video.told and np.asarray(next(read_frames(video))).mean() > 200
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[: len(data) * 2 // 3], lambda data: data[:-3000] + b"x" * 3000])
+def test_a_damaged_video_is_named_as_damaged(drawn, tmp_path, spoil):
+    ffmpeg("-i", drawn / "video.mp4", "-c", "copy", "-movflags", "+faststart", tmp_path / "whole.mp4")
+    (tmp_path / "cut.mp4").write_bytes(spoil((tmp_path / "whole.mp4").read_bytes()))
+    with pytest.raises(InputError, match="damaged"):
+        open_video(tmp_path / "cut.mp4")
 
 
 def test_frames_are_chosen_by_time(drawn, tmp_path):
@@ -202,16 +233,34 @@ def test_split_is_by_time_and_leaks_nothing(stretches):
 
 def test_the_person_who_is_followed():
     """Two people walk past each other: number 0 from the left goes right, the larger one left."""
-    people = [np.array([person_at(80 - 2 * t, 30, 12), person_at(20 + 2 * t, 30)]) for t in range(30)]
-    people[10] = people[10][:1]  # the detector misses number 0 once
-    left = follow(people, 0.3, number=0)
-    assert left[:, :, 0].mean(1)[[0, 29]] == pytest.approx([people[0][1, :, 0].mean(), people[29][1, :, 0].mean()])
+    people = [[found(person_at(80 - 2 * t, 30, 12), 0.9, "4"), found(person_at(20 + 2 * t, 30), 0.9, "7")]
+              for t in range(30)]
+    alone = [[person._replace(track=None) for person in frame] for frame in people]
+    alone[10] = alone[10][:1]  # the detector misses number 0 once
+    ends = [people[t][1].joints[:, 0].mean() for t in (0, 29)]
+    left, changes = follow(alone, 0.3, who="0")
+    assert left[:, :, 0].mean(1)[[0, 29]] == pytest.approx(ends) and changes == [(11, "the nearest of 2 people after a "
+                                                                                      "gap or a cut")]
     assert not left[10].any(), "the other person does not replace number 0"
-    assert follow(people, 0.3)[0, :, 0].mean() == pytest.approx(people[0][0, :, 0].mean()), "the largest"
-    cut = [np.array([person_at(20, 30)])] * 5 + [np.array([person_at(90, 30)])] * 5
-    assert follow(cut, 0.3, frozenset([5]))[..., 2].any(1).all(), "after a cut the person may be anywhere"
-    with pytest.raises(InputError, match="--person 2: frame 0 is the first with people and has 2"):
-        follow(people, 0.3, number=2)
+    assert follow(alone, 0.3)[0][0, :, 0].mean() == pytest.approx(people[0][0].joints[:, 0].mean()), "the largest"
+    assert follow(people, 0.3, who="id:7")[0][:, :, 0].mean(1)[[0, 29]] == pytest.approx(ends)
+    cut = [[found(person_at(20, 30))]] * 5 + [[found(person_at(90, 30))]] * 5
+    assert follow(cut, 0.3, [5])[0][..., 2].any(1).all(), "after a cut the person may be anywhere"
+    for who, words in (("2", "--person 2: frame 0 is the first with people and has 2"), ("id:5", "numbers 4, 7")):
+        with pytest.raises(InputError, match=words):
+            follow(people, 0.3, who=who)
+
+
+def test_scores_and_numbers_of_people_count():
+    """A large ghost of a low score is not followed, nor one that halves the score; a change of number is told."""
+    dancer, ghost = person_at(20, 30), person_at(60, 31, 14)
+    for score in (0.05, 0.6):
+        joints, _ = follow([[found(ghost, score), found(dancer, 0.9)]] * 2, 0.3)
+        assert np.array_equal(joints[1], dancer)
+    swapped = [[found(dancer, 0.9, "1"), found(ghost, 0.5, "2")], [found(ghost, 0.5, "2"), found(dancer, 0.9, "1")],
+               [found(dancer, 0.9, "3")]]
+    joints, changes = follow(swapped, 0.3)
+    assert np.array_equal(joints[1], dancer) and changes == [(2, "the detector's number 1 becomes 3")]
 
 
 def test_joints_below_the_confidence_are_not_drawn():
@@ -234,10 +283,10 @@ def people(numbers):
     ([], lambda numbers: '{"people": []}', "", "no person in it"),
     ([], lambda numbers: '{"people": [{"pose_key', "", "JSON"),
     ([], lambda numbers: "[1, 2]", "", 'no list "people"'),
-    ([], lambda numbers: people([1.0] * 45), "", "15 joints; expected 25"),
+    ([], lambda numbers: people([1.0] * 45), "", "15 joints; expected 3 numbers each"),
     ([], lambda numbers: people(numbers / (64, 32, 1)), "", "expected pixels"),
-    ([], "A/openpose/test/0", "", "10 frames, the video has 60"), ([], "short.json", "", "end at 50, the video has 60"),
-    ([], "nothing", "", "not found"), ([], "A/train/train_img", "", "no *_keypoints.json"),
+    ([], "A/openpose/test/0", "", "10 frames, numbered 0 to 9; the video has 60"),
+    ([], "nothing", "", "not found"), ([], "A/train/train_img", "", "OpenPose's --write_json"),
     *(([], KINDS[0], flags, words) for flags, words in (
         ("--frame_H 20", "--frame_H 20"), ("--fps 60", "--fps 60"), ("--start 5", "--start 5"), ("--end -1", "--end"),
         ("--val_share 0.9", "--val_share"), ("--person 3", "--person 3"), ("--end 0.1", "too few"),
@@ -267,4 +316,4 @@ def test_what_it_cannot_use_is_one_line(drawn, tmp_path, monkeypatch, video, key
 def test_odd_json_is_an_input_error(tmp_path, contents):
     (tmp_path / "odd.json").write_text(contents)
     with pytest.raises(InputError):
-        read_keypoints(tmp_path / "odd.json")
+        read_keypoints(tmp_path / "odd.json").matched()

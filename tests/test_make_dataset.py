@@ -41,7 +41,7 @@ def made(tmp_path_factory):
 
 
 def test_layout_and_cuts(made):
-    assert names(made) == ["made_by_make_dataset.json", "test", "train", "val"]
+    assert names(made) == ["info.json", "made_by_make_dataset.json", "test", "train", "val"]
     assert names(made.parent) == ["data"], "no temporary folder is left"
     clips = [f"frame{number:06d}.png" for number in (*range(36), *range(10000, 10035))]
     assert names(made / "train/train_img") == names(made / "train/train_label") == clips

@@ -176,7 +176,7 @@ def test_a_validation_is_scored_first_and_shows_the_first_sequences(tmp_path):
     average, scores = score_validation(tmp_path, 2, sequences, frames, warn=True)
     assert average == 100.0 and scores["val5"] == [100.0, 100.0], "a perfect frame counts as 100 dB"
     assert [path.name for path in tmp_path.iterdir()] == ["validation.json"]
-    draw_validation(tmp_path, 2, sequences, frames, scores, 16, "all", keep_all=True, video=True)
+    draw_validation(tmp_path, 2, sequences, frames, scores, 16, "all", keep_all=True, video=True, rate=25)
     files = {f"val{i}_epoch=2.{kind}" for i in range(4) for kind in ("png", "mp4")}
     files |= {"validation_epoch=2.gif", "psnr_per_frame.png"}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == files

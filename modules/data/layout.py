@@ -4,6 +4,7 @@
     DR/val/val_img/*.png       DR/val/val_label/*.png
     DR/test/test_img/<i>/*.png  (the first frame)   DR/test/test_label/<i>/*.png  (one pose per frame)
     DR/test/test_gt/<i>/*.png, Demo_Test/GT<i>.csv    (true frames, where they are known)
+    DR/info.json    (frames_per_second, where it is known)
 
 Clips that are numbered alike lie in folders of their own: train_img/<clip>/*.png and train_label/<clip>/*.png.
 """
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modules.data.pairing import Faults, Key, numbered_images, one_sequence, subfolders
+from modules.files import read_json
 from modules.runtime import InputError, collect_errors
 
+FRAMES_PER_SECOND = 20  # of videos where the rate is not known
 MODES = ("train", "val", "test")
 TEST_LAYOUT = "test/test_img/<i>/frameNNNNNN.png, a first frame, and test/test_label/<i>/*.png, one pose per frame"
 
@@ -53,6 +56,16 @@ def layout_of(root: Path, mode: str) -> Path | None:
 def mode_folder(root: str | Path, mode: str) -> Path:
     data = find_root(root)
     return layout_of(data, mode) or data / mode
+
+
+def frames_per_second(root: str | Path, given: float | None = None) -> float:
+    """The rate of videos of a data set's frames: `given`, else that in DR/info.json, else FRAMES_PER_SECOND."""
+    path = find_root(root) / "info.json"
+    info = read_json(path) if given is None and path.is_file() else {}
+    rate = given or (info.get("frames_per_second") if isinstance(info, dict) else None) or FRAMES_PER_SECOND
+    if not isinstance(rate, (int, float)) or not 0 < rate <= 1000:
+        raise InputError(f"{path}: frames_per_second {str(rate)[:40]}; expected a number above 0, at most 1000")
+    return rate
 
 
 def truth_places(root: str | Path) -> list[Path]:

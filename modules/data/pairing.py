@@ -13,6 +13,7 @@ import numpy as np
 from modules.data.reading import SUFFIXES
 from modules.runtime import InputError
 
+DIGITS = 15  # of a frame's number, at most: the last ones
 NAMED = 3  # files that a message names of each fault
 EXPECTED = "one image per frame number, frame000000.png, frame000001.png, …"
 
@@ -61,7 +62,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 def images_in(folder: Path) -> list[Path]:
     """Files with an image's suffix, hidden ones left out."""
-    return [folder / name for name in os.listdir(folder) if visible(name) and name.lower().endswith(SUFFIXES)]
+    return [folder / name for name in sorted(os.listdir(folder)) if visible(name) and name.lower().endswith(SUFFIXES)]
 
 
 def numbered_images(folder: Path, faults: Faults) -> dict[Key, Path]:
@@ -81,7 +82,10 @@ def numbered_images(folder: Path, faults: Faults) -> dict[Key, Path]:
         raise InputError(f"{folder}: no images in it; expected {EXPECTED} (or {', '.join(SUFFIXES[1:])})")
     images: dict[Key, Path] = {}
     for group, files in groups.items():
-        for number, _, path in sorted((frame_number(path), path.stem, path) for path in files):
+        numbers, choice = frame_numbers([path.stem for path in files])
+        if choice:
+            print(f"{files[0].parent}/{choice}")
+        for number, _, path in sorted((number, path.stem, path) for number, path in zip(numbers, files, strict=True)):
             if number < 0:
                 faults.add(path, "a file name without a number")
             elif images.setdefault((group, number), path) is not path:
@@ -89,10 +93,25 @@ def numbered_images(folder: Path, faults: Faults) -> dict[Key, Path]:
     return images
 
 
-def frame_number(path: Path) -> int:
-    """The last number in a file's name, of at most 15 digits: frame000123.png -> 123; -1 if there is none."""
-    digits = re.findall("[0-9]{1,15}(?![0-9])", path.stem)
-    return int(digits[-1]) if digits else -1
+def frame_numbers(names: list[str]) -> tuple[list[int], str]:
+    """The frame number in each name of a folder, -1 where a name has none, and a line if there was a choice.
+
+    A frame's number stands between the same texts in all names and is another one in each; where several numbers do,
+    the one whose values lie closest together, then the longest. Where none does it is the last number of each name.
+    """
+    parts = [re.split("([0-9]+)", name) for name in names]  # every second part is a number
+    numbered, found = [part for part in parts if len(part) > 1], {}
+    least = min(map(len, numbered), default=0)
+    for place in (*range(-2, -least, -2), *range(1, least, 2)):
+        texts = {tuple(part[place + 1 :: 2] if place < 0 else part[:place:2]) for part in numbered}
+        values = tuple(int(part[place][-DIGITS:]) for part in numbered)
+        if len(texts) == 1 and len(set(values)) == len(values):
+            found.setdefault(values, place)
+    best = min(found, key=lambda values: (max(values) - min(values), -len(numbered[0][found[values]])), default=None)
+    place = -2 if best is None else found[best]
+    numbers = [int(part[place][-DIGITS:]) if len(part) > 1 else -1 for part in parts]
+    chosen = len(found) > 1 and len(names) > 1
+    return numbers, f"{names[0]}: {numbers[0]} is taken for the frame's number" if chosen else ""
 
 
 def one_sequence(folder: Path) -> dict[int, Path]:

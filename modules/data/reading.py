@@ -35,14 +35,19 @@ def read_image(path: Path, height: int | None = None, width: int | None = None) 
                 raise ValueError("more than 8 bits a channel")
             with contextlib.suppress(Exception):  # damaged EXIF is no reason to refuse an image
                 ImageOps.exif_transpose(image, in_place=True)
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             size = (width or image.width, height or image.height)
-            rgb = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+            rgb = over_white(image).resize(size, Image.Resampling.BILINEAR)
     except Exception as error:  # damaged bytes make a decoder raise whatever they happen to mean
         reason = getattr(error, "strerror", None) or str(error).replace(repr(str(path)), "it")
         raise InputError(f"{path}: not a readable image ({reason:.200}); expected an 8-bit image or a PNG") from None
     return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """An image as RGB, its transparent pixels over white."""
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def to_8_bits(image: Image.Image, path: Path) -> Image.Image:

@@ -15,6 +15,7 @@ from modules.runtime import InputError
 
 ANKLES = [NAMES.index(f"{side}_ankle") for side in ("right", "left")]
 HIPS = [NAMES.index(f"{side}_hip") for side in ("right", "left")]
+LOWEST = 0.15  # share of the legs' ink that is the feet's
 HEAD = [NAMES.index(name) for name in NAMES if name.endswith(("nose", "eye", "ear"))]
 
 
@@ -34,10 +35,7 @@ def find_standing(joints: np.ndarray, min_confidence: float, whose: str) -> Stan
         raise InputError(f"{whose}: {usable.sum()} frames show both ankles, both hips and the head; expected 2 "
                          "or more, to measure the height and the floor (--no_fit does without)")
     x, y = x[usable], y[usable]
-    floors, heads = y[:, ANKLES].max(axis=1), np.nanmean(y[:, HEAD], axis=1)
-    across, floor = middle(x[:, HIPS].mean(axis=1)), middle(floors)
-    near = np.argsort(np.abs(floors - floor), kind="stable")[: max(1, len(floors) // 2)]
-    return Standing(across, floor, float(np.quantile((floors - heads)[near], 0.75)))
+    return standing_of(x[:, HIPS].mean(axis=1), y[:, ANKLES].max(axis=1), np.nanmean(y[:, HEAD], axis=1))
 
 
 def middle(values: np.ndarray) -> float:
@@ -46,10 +44,44 @@ def middle(values: np.ndarray) -> float:
     return float(values[(values >= low) & (values <= high)].mean())
 
 
-def fit_to(joints: np.ndarray, source: Standing, target: Standing) -> np.ndarray:
-    """Joints (T, J, 3) of a person who stands as `source`, moved to stand as `target`. Left stays left."""
+def standing_in(poses: np.ndarray) -> Standing:
+    """Measure pose images (T, H, W, 3) uint8 in the palette "course": the torso is blue, only legs and feet lack blue
+    light, only eyes and ears lack green light alone. Both people are to be measured in images: their errors agree.
+
+    A place is a mean over pixels, so it is finer than one of them. InputError where torso, feet and head are not seen.
+    """
+    red, green, blue = np.moveaxis(255 - poses.astype(np.float32), -1, 0)  # light that is missing
+    torso = np.maximum(np.minimum(red, green) - blue, 0)
+    legs = np.maximum(blue - np.minimum(red, green), 0)
+    columns, rows = np.arange(poses.shape[2]) + 0.5, np.arange(poses.shape[1]) + 0.5
+    waist = (torso.sum(axis=2) @ rows) / np.maximum(torso.sum(axis=(1, 2)), 1)
+    # a hand has the head's colours, too, so only what lies above the middle of the torso counts
+    head = np.maximum(green - np.maximum(red, blue), 0) * (rows < waist[:, None])[..., None]
+    usable = np.all([part.sum(axis=(1, 2)) > 64 for part in (torso, legs, head)], axis=0)
+    if usable.sum() < 2:
+        raise InputError(f"pose images: {usable.sum()} of {len(poses)} show torso, legs and head in the course's "
+                         "colours; expected the course's labels, or a data set with keypoints.json")
+    hips = (torso[usable].sum(axis=1) @ columns) / torso[usable].sum(axis=(1, 2))
+    heads = (head[usable].sum(axis=2) @ rows) / head[usable].sum(axis=(1, 2))
+    ink = legs[usable].sum(axis=2)
+    feet, below = LOWEST * ink.sum(axis=1, keepdims=True), np.cumsum(ink[:, ::-1], axis=1)[:, ::-1] - ink
+    floors = np.clip(feet - below, 0, ink) @ rows / feet[:, 0]
+    return standing_of(hips, floors, heads)
+
+
+def standing_of(hips: np.ndarray, floors: np.ndarray, heads: np.ndarray) -> Standing:
+    """From the place of the hips across, of the floor and of the head down, (T,) each."""
+    floor = middle(floors)
+    near = np.argsort(np.abs(floors - floor), kind="stable")[: max(1, len(floors) // 2)]
+    return Standing(middle(hips), floor, float(np.quantile((floors - heads)[near], 0.75)))
+
+
+def fit_to(joints: np.ndarray, source: Standing, target: Standing, stretch: float = 1.0) -> np.ndarray:
+    """Joints (T, J, 3) of a person who stands as `source`, moved to stand as `target`. Left stays left.
+
+    stretch: width of the target's pixels is 1 / stretch of their height."""
     scale = target.height / max(source.height, 1e-6)
     fitted = joints.copy()
-    fitted[..., 0] = target.across + scale * (joints[..., 0] - source.across)
+    fitted[..., 0] = target.across + stretch * scale * (joints[..., 0] - source.across)
     fitted[..., 1] = target.floor + scale * (joints[..., 1] - source.floor)
     return fitted

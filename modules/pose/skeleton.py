@@ -1,6 +1,10 @@
-"""The skeleton of a pose image: joints and limbs in the colours of OpenPose's BODY_25 (Cao et al. 2019), on white.
+"""The skeleton of a pose image on white, in one of two palettes.
 
-Arrays: T frames, J = 21 joints in the order of NAMES, pixels (x to the right, y down).
+openpose: joints and limbs in the colours of OpenPose's BODY_25 (Cao et al. 2019), lines of a chosen width.
+course: the colours and widths of the course's labels, which the renderer of "Everybody Dance Now" (Chan et al. 2019)
+drew at 1920x1080, without its hands and face: dots, over them limbs as ellipses of 60 % opacity. Redrawn from the
+joints of three of its frames they match the true labels at 44.4 dB or more at 32x64 (a white page: 33).
+Arrays: T frames, J = 23 joints in the order of NAMES, pixels (x to the right, y down).
 """
 
 import re
@@ -20,11 +24,24 @@ JOINTS = {"nose": (255, 0, 85), "neck": (255, 0, 0), "middle_hip": (255, 0, 0), 
           "right_ankle": (0, 255, 255), "right_toe": (0, 255, 255), "left_hip": (0, 170, 255),
           "left_knee": (0, 85, 255), "left_ankle": (0, 0, 255), "left_toe": (0, 0, 255), "right_eye": (255, 0, 170),
           "left_eye": (170, 0, 255), "right_ear": (255, 0, 255), "left_ear": (85, 0, 255)}
-NAMES = list(JOINTS)
+NAMES = [*JOINTS, "right_small_toe", "left_small_toe"]  # the last two in the palette "course" only
 LIMBS = [("neck", "middle_hip"), ("neck", "nose")] + [
     tuple(joint if joint in JOINTS else f"{side}_{joint}" for joint in limb) for side in ("right", "left") for limb in (
         ("neck", "shoulder"), ("shoulder", "elbow"), ("elbow", "wrist"), ("middle_hip", "hip"), ("hip", "knee"),
         ("knee", "ankle"), ("ankle", "toe"), ("nose", "eye"), ("eye", "ear"))]
+
+PALETTES = ("openpose", "course")
+COURSE_SIZE, COURSE_LEAST = np.array([1920, 1080]), 512  # pixels of that renderer's images; rows that are drawn
+COURSE_DOT, COURSE_LIMB, COURSE_OPACITY = 7.5, 3.75, 0.6  # radius, half a width: pixels of COURSE_SIZE
+COURSE = {"neck": (0, 0, 255), "right_shoulder": (0, 55, 255), "right_elbow": (0, 110, 255),
+          "right_wrist": (0, 165, 255), "left_shoulder": (0, 215, 255), "left_elbow": (0, 235, 255),
+          "left_wrist": (0, 255, 255), "middle_hip": (0, 0, 255), "right_hip": (0, 255, 175),
+          "right_knee": (0, 255, 85), "right_ankle": (0, 255, 0), "right_toe": (85, 255, 0),
+          "right_small_toe": (170, 255, 0), "left_hip": (128, 25, 25), "left_knee": (255, 85, 0),
+          "left_ankle": (255, 170, 0), "left_toe": (255, 212, 0), "left_small_toe": (255, 255, 0), "nose": (0, 0, 255),
+          "right_eye": (255, 0, 255), "right_ear": (238, 130, 238), "left_eye": (226, 43, 138),
+          "left_ear": (130, 0, 75)}
+COURSE_LIMBS = [*LIMBS, ("right_ankle", "right_small_toe"), ("left_ankle", "left_small_toe")]  # the first's colour
 
 
 def hull(centres: np.ndarray, radii: np.ndarray) -> list:
@@ -40,7 +57,7 @@ def pose_polygons(pixels: np.ndarray, seen: np.ndarray, height: float, least: fl
     height: of the image that the lines are made for, pixels; least: half the width of the thinnest line, pixels.
     """
     frames = [[] for _ in pixels]
-    for limb in LIMBS + [(name, name) for name in NAMES]:
+    for limb in LIMBS + [(name, name) for name in JOINTS]:
         ends, dot, head = [NAMES.index(name) for name in limb], limb[0] == limb[1], re.search("nose|eye|ear", limb[1])
         thickness = max(height * (0.011 if head else 0.014 if dot else LINE / 2), least)
         outlines = hull(pixels[:, ends], np.full((len(pixels), 2), thickness))
@@ -62,13 +79,41 @@ def paint(polygons: list, background: Image.Image) -> Image.Image:
 
 
 def draw_poses(
-    joints: np.ndarray, min_confidence: float, height: int, width: int, widths: tuple[float, float]
+    joints: np.ndarray, min_confidence: float, height: int, width: int, widths: tuple[float, float] | None
 ) -> Iterator[Image.Image]:
     """Pose images of `height` x `width`, drawn at that size: joints (T, J, 3) as (x, y, confidence) in its pixels.
 
-    widths: of a limb, and of the thinnest line, pixels."""
-    limb, least = (SUPERSAMPLE * width for width in widths)
+    widths: of a limb, and of the thinnest line, pixels, in the palette "openpose"; None: the palette "course".
+    """
     for person in joints[:, None]:
         seen = person[..., 2] >= max(min_confidence, 1e-9)
+        if widths is None:
+            yield course_pose(person[0, :, :2], seen[0], height, width)
+            continue
+        limb, least = (SUPERSAMPLE * width for width in widths)
         (polygons,) = pose_polygons(SUPERSAMPLE * person[..., :2], seen, limb / LINE, least / 2)
         yield paint(polygons, Image.new("RGB", (width, height), "white"))
+
+
+def course_pose(pixels: np.ndarray, seen: np.ndarray, height: int, width: int) -> Image.Image:
+    """One pose in the palette "course": pixels (J, 2), seen bool (J). An image of another aspect than COURSE_SIZE is
+    squeezed, as the course's are: so are dots and limbs."""
+    size = np.array([width, height]) * max(1, -(-COURSE_LEAST // height))
+    scale = size / COURSE_SIZE
+    image = Image.new("RGB", tuple(size.tolist()), "white")
+    points = {name: pixels[i] * size / (width, height) for i, name in enumerate(NAMES) if seen[i]}
+    for name in COURSE:
+        if name in points:
+            outline = points[name] + COURSE_DOT * scale * DIRECTIONS.T
+            ImageDraw.Draw(image).polygon(outline.ravel().tolist(), fill=COURSE[name])
+    for first, last in COURSE_LIMBS:
+        if first in points and last in points:
+            half = (points[last] - points[first]) / scale / 2
+            across = COURSE_LIMB / max(np.hypot(*half), 1e-6) * np.array([-half[1], half[0]])
+            outline = (points[first] + points[last]) / 2 + scale * (DIRECTIONS.T @ np.stack([half, across]))
+            corner = np.floor(outline.min(axis=0)).astype(int)
+            extent = (np.ceil(outline.max(axis=0)) - corner + 1).astype(int).clip(1, 4 * size.max())
+            mask = Image.new("L", tuple(extent.tolist()))
+            ImageDraw.Draw(mask).polygon((outline - corner).ravel().tolist(), fill=round(255 * COURSE_OPACITY))
+            image.paste(COURSE[first], tuple(corner.tolist()), mask)
+    return image.resize((width, height), Image.Resampling.BILINEAR)

@@ -1,37 +1,38 @@
-"""A video, read by ffmpeg or from a folder of images: the times of its frames, their size, and the frames.
+"""A video, read by PyAV (FFmpeg as a library) or from a folder of images: its frames as they are shown, their times.
 
-ffmpeg rotates frames as the camera says and gives every coded frame once, whatever the rate. imageio's ffmpeg reads the
-frames; it does not tell their times, so these come from ffmpeg's own listing of frames, framecrc.
+PyAV tells each frame's time, rotation, shape of the pixels and transfer function as values. imageio's ffmpeg plugin
+prints them as text, and no times. Both decode 1920x1080 equally fast.
 """
 
-import logging
-import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import imageio_ffmpeg
+import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from modules.data.pairing import one_sequence
-from modules.data.reading import read_image
+from modules.data.reading import over_white, read_image
 from modules.runtime import InputError
 
 FOLDER_RATE = 30.0  # frames a second of a folder of images, which has no times
 UNEVEN = 0.25  # a step between two frames that is this share off the median makes a variable rate
-LOCAL = ["-protocol_whitelist", "file,crypto"]  # a file that refers to the net gets nothing
-EACH_FRAME = ["-map", "0:v:0", "-fps_mode", "passthrough"]  # of the first video stream, none repeated or dropped
-logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # else it warns of every rotated video
+LOCAL = {"protocol_whitelist": "file,crypto"}  # a file that refers to the net gets nothing
+BT709 = 1  # in FFmpeg's numbers of primaries and transfer functions
+HDR = {16: "PQ", 18: "HLG"}
+CONVERTER = VideoReformatter()  # keeps the table of an HDR conversion, which takes seconds to make
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 class Video(NamedTuple):
     path: Path
-    files: list[Path] | None  # the images of a folder
+    files: dict[int, Path] | None  # the images of a folder by the number in their name
     height: int  # pixels, as it is shown
     width: int
     times: np.ndarray  # (N) seconds from the first frame on
+    told: str = ""  # what was changed in its frames
 
     @property
     def rate(self) -> float:
@@ -47,8 +48,8 @@ class Video(NamedTuple):
 def open_video(path: Path) -> Video:
     """Find the size and the times of all frames. InputError for what is no video."""
     if path.is_dir():
-        files = list(one_sequence(path).values())
-        _, height, width = read_image(files[0]).shape
+        files = one_sequence(path)
+        _, height, width = read_image(min(files.items())[1]).shape
         video = Video(path, files, height, width, np.arange(len(files)) / FOLDER_RATE)
     elif path.is_file():
         video = probe(path)
@@ -60,42 +61,66 @@ def open_video(path: Path) -> Video:
 
 
 def probe(path: Path) -> Video:
-    """Decode once for the size and the times of all frames."""
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    done = subprocess.run([ffmpeg, "-v", "error", "-nostdin", *LOCAL, "-i", f"file:{path.resolve()}", *EACH_FRAME,
-                           "-noautoscale", "-enc_time_base", "demux", "-f", "framecrc", "-"], capture_output=True)
-    table = done.stdout.decode()
-    frames = re.findall(r"^0, *-?\d+, *(-?\d+), *\d+, *(\d+)", table, re.MULTILINE)  # time and bytes of each
-    if not frames:
-        reason = re.sub(r"^\[[^]]*\] *", "", done.stderr.decode("utf-8", "replace").partition("\n")[0])[:120]
-        raise InputError(f"{path}: ffmpeg finds no video frame in it ({reason or 'no reason given'})")
-    if len({size for _, size in frames}) > 1:
-        raise InputError(f"{path}: its frames have several sizes; expected one")
-    header = re.findall(r"^#(?:tb|dimensions) 0: (\d+)[/x](\d+)", table, re.MULTILINE)
-    (numerator, denominator), (width, height) = ((int(first), int(second)) for first, second in header)
-    times = np.array([int(time) for time, _ in frames]) * (numerator / denominator)
-    if (np.diff(times) <= 0).any():  # times that make no sense: as if the rate were constant
-        times = np.arange(len(frames)) / FOLDER_RATE
-    return Video(path, None, height, width, times - times[0])
+    """Decode once for the times of all frames."""
+    times, first = [], None
+    for frame, aspect in decode(path):
+        first = first or (shown(frame, aspect), aspect, frame)
+        times.append(frame.time)
+    if first is None:
+        raise InputError(f"{path}: no video frame in it; expected a video")
+    image, aspect, frame = first
+    if frame.color_trc in HDR and int(av.__version__.partition(".")[0]) < 18:
+        raise InputError(f"{path}: HDR ({HDR[frame.color_trc]}), which av {av.__version__} does not convert; "
+                         "expected av 18 or newer (Python 3.11), or an SDR video")
+    if None in times or (np.diff(times) <= 0).any():  # times that make no sense: as if the rate were constant
+        times = (np.arange(len(times)) / FOLDER_RATE).tolist()
+    told = [f"{HDR[frame.color_trc]}, converted to BT.709"] if frame.color_trc in HDR else []
+    told += [f"pixels {aspect:.4g} times as wide as high, made square"] if aspect != 1 else []
+    return Video(path, None, image.height, image.width, np.array(times) - times[0], "; ".join(told))
+
+
+def decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
+    """Every frame of the first video stream, and the width of its pixels in units of their height."""
+    count = 0
+    try:
+        with av.open(f"file:{path.resolve()}", options=LOCAL) as container:
+            for stream in container.streams.video[:1]:
+                if stream.metadata.get("alpha_mode") == "1":
+                    raise InputError(f"{path}: VP8 or VP9 with transparency, which is not read; expected a video "
+                                     "without, or a folder of PNG images")
+                stream.thread_type = "AUTO"
+                aspect = float(stream.sample_aspect_ratio or 1)
+                for packet in container.demux(stream):
+                    if packet.is_corrupt:
+                        raise InputError(f"{path}: damaged or cut off after frame {count}; expected a whole video")
+                    for frame in packet.decode():
+                        yield frame, aspect
+                        count += 1
+    except (av.FFmpegError, OSError) as error:
+        reason = f"damaged after frame {count}" if count else "no video, or a damaged one"
+        raise InputError(f"{path}: {reason} ({error.strerror}); expected a whole video") from None
+
+
+def shown(frame: av.VideoFrame, aspect: float) -> Image.Image:
+    """A frame as a player shows it: BT.709, transparent pixels over white, square pixels, upright."""
+    target = {"dst_color_trc": BT709, "dst_color_primaries": BT709} if frame.color_trc in HDR else {}
+    alpha = any(component.is_alpha for component in frame.format.components)
+    plain = CONVERTER.reformat(frame, format="rgba" if alpha else "rgb24", src_color_range=frame.color_range, **target)
+    image = over_white(Image.fromarray(plain.to_ndarray()))
+    if aspect != 1:
+        image = image.resize((max(1, round(image.width * aspect)), image.height), Image.Resampling.BILINEAR)
+    turn = TURNS.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
 
 
 def read_frames(video: Video) -> Iterator[Image.Image]:
     """All frames as RGB images, in order."""
-    for file in video.files or ():
-        image = Image.fromarray(read_image(file).transpose(1, 2, 0))
+    for t, source in enumerate(video.files.values() if video.files else decode(video.path)):
+        image = Image.fromarray(read_image(source).transpose(1, 2, 0)) if video.files else shown(*source)
         if image.size != (video.width, video.height):
-            raise InputError(f"{file}: {image.width}x{image.height} pixels, the folder's first image has "
-                             f"{video.width}x{video.height}; expected one size")
+            raise InputError(f"{source if video.files else video.path}: frame {t} has {image.width}x{image.height} "
+                             f"pixels, the first {video.width}x{video.height}; expected one size")
         yield image
-    if video.files is None:
-        frames, t = imageio_ffmpeg.read_frames(f"file:{video.path.resolve()}", "rgb24", None, LOCAL, EACH_FRAME), 0
-        try:
-            next(frames)  # facts of the file, as text tells them
-            while t < len(video.times):
-                yield Image.frombytes("RGB", (video.width, video.height), next(frames))
-                t += 1
-        except (OSError, RuntimeError, StopIteration):
-            raise InputError(f"{video.path}: frame {t} cannot be decoded") from None
 
 
 def choose_frames(video: Video, rate: float | None, start: float, end: float | None) -> np.ndarray:

@@ -5,6 +5,7 @@ generated frames. The error is the mean absolute difference over the channels, o
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class PredictedSequence(NamedTuple):
     truth: np.ndarray | None = None  # the same, if the true frames are known
     psnr: list[float] | None = None  # (T-1) dB of frames 2, 3, …, with truth
     nearest: np.ndarray | None = None  # the same as prediction: the nearest training poses
+    rate: float = 20  # frames a second
 
 
 def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -39,6 +41,12 @@ def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     error = np.abs(prediction.astype(np.int16) - truth).sum(axis=-1)  # 0 … 3 * 255
     colors = HEAT[np.minimum(np.arange(3 * 255 + 1) / (3 * ERROR_FULL), 255).round().astype(np.uint8)]
     return colors[error]
+
+
+def magnified(frames: np.ndarray) -> Iterator[np.ndarray]:
+    """Frames (T, H, W, 3) as large as the panels show them."""
+    scale = max(1, min(SCALE, WIDEST // frames.shape[2]))
+    return (frame.repeat(scale, axis=0).repeat(scale, axis=1) for frame in frames)
 
 
 class Panels:

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from modules.data.pixels import to_uint8
+from modules.data.layout import FRAMES_PER_SECOND
 from modules.data.sequence import Sequence
 from modules.files import write_bytes, write_json
 from modules.progress import Progress
@@ -22,7 +23,7 @@ from modules.runtime import InputError
 from modules.score.baselines import compare, warn_if_below_baselines
 from modules.score.metrics import score
 from modules.show.curves import draw_scores
-from modules.show.panels import STRIP_SCALE, Panels, PredictedSequence
+from modules.show.panels import STRIP_SCALE, Panels, PredictedSequence, magnified
 from modules.show.video import save_gif, save_mp4
 
 VALIDATION_VIDEOS = 4  # the first validation sequences: training does not wait for the files of more
@@ -34,10 +35,12 @@ def to_images(frames: Tensor) -> np.ndarray:
     return np.ascontiguousarray(to_uint8(frames).permute(0, 2, 3, 1).cpu().numpy())
 
 
-def images_of(sequence: Sequence, frames: Tensor, truth: Tensor | None, psnr: list | None) -> PredictedSequence:
-    """One predicted sequence as arrays. frames, truth: (T, 3, H, W). psnr: T-1 values in dB."""
+def images_of(
+    sequence: Sequence, frames: Tensor, truth: Tensor | None, psnr: list | None, rate: float = FRAMES_PER_SECOND
+) -> PredictedSequence:
+    """One predicted sequence as arrays. frames, truth: (T, 3, H, W). psnr: T-1 values in dB. rate: frames a second."""
     truth = None if truth is None else to_images(truth)
-    return PredictedSequence(sequence.name, to_images(frames), to_images(sequence.poses), truth, psnr)
+    return PredictedSequence(sequence.name, to_images(frames), to_images(sequence.poses), truth, psnr, rate=rate)
 
 
 def sequence_files(
@@ -50,26 +53,27 @@ def sequence_files(
     """
     tasks = []
     if kind == "all" and video:
-        tasks.append(partial(save_mp4, panel.with_name(panel.name + ".mp4"), Panels(predicted)))
+        tasks.append(partial(save_mp4, panel.with_name(panel.name + ".mp4"), Panels(predicted), predicted.rate))
     if kind != "none":
         tasks.append(partial(write_strip, panel.with_name(panel.name + ".png"), predicted))
     if kind == "all":
-        tasks += [partial(save_gif, path, images) for path, images in gifs.items()]
+        tasks += [partial(save_gif, path, images, predicted.rate) for path, images in gifs.items()]
     return tasks
 
 
 def draw_test(
-    root: Path, results: Iterable[tuple[Sequence, Tensor, Tensor | None, Tensor | None]], kind: str, extra_gif: bool
+    root: Path, results: Iterable[tuple[Sequence, Tensor, Tensor | None, Tensor | None]], kind: str, extra_gif: bool,
+    rate: float,
 ) -> None:
     """Write the Tester's files to root/seq<name>: frames.npz in any case, the others as --pictures (kind) asks.
 
     results: sequence, frames (samples, T, 3, H, W), truth (T, 3, H, W) or None, PSNR (samples, T-1) or None. The first
-    sample is shown. extra_gif: also root/pred_seq<name>.gif.
+    sample is shown. extra_gif: also root/pred_seq<name>.gif. rate: frames a second.
     """
     exact, tasks, figures = [], [], []
     for sequence, frames, truth, scores in results:
         folder = root / f"seq{sequence.name}"
-        predicted = images_of(sequence, frames[0], truth, None if scores is None else scores[0].tolist())
+        predicted = images_of(sequence, frames[0], truth, None if scores is None else scores[0].tolist(), rate)
         gifs = {folder / "pred_seq.gif": predicted.prediction, folder / "pose.gif": predicted.pose}
         if truth is not None:
             gifs[folder / "ground_truth.gif"] = predicted.truth
@@ -77,6 +81,8 @@ def draw_test(
             gifs[root / f"pred_seq{sequence.name}.gif"] = predicted.prediction
         exact.append(partial(write_frames, folder / "frames.npz", predicted))
         tasks += sequence_files(predicted, folder / "panel", gifs, kind)
+        if kind == "all":
+            tasks.append(partial(save_mp4, folder / "pred_seq.mp4", magnified(predicted.prediction), rate))
         if scores is not None and kind != "none":
             per_frame = {sequence.name: scores.mean(dim=0).tolist()}
             figures.append(partial(draw_scores, per_frame, folder / "psnr_per_frame.png", "sequence"))
@@ -103,17 +109,18 @@ def score_validation(
 
 def draw_validation(
     root: Path, epoch: int, sequences: list[Sequence], predicted: list[Tensor], scores: dict[str, list[float]],
-    train_vi_len: int, kind: str, keep_all: bool, video: bool,
+    train_vi_len: int, kind: str, keep_all: bool, video: bool, rate: float,
 ) -> None:
     """Write the files of the first VALIDATION_VIDEOS sequences to root/figures. scores: of score_validation.
 
-    kind: --pictures. keep_all: the epoch is part of the names, so that files of other epochs stay. video: with MP4s.
+    kind: --pictures. keep_all: the epoch is part of the names, so that files of other epochs stay. video: with MP4s,
+    of `rate` frames a second.
     """
     if kind == "none":
         return
     figures, ending, tasks = root / "figures", f"_epoch={epoch}" if keep_all else "", []
     for sequence, frames in list(zip(sequences, predicted, strict=True))[:VALIDATION_VIDEOS]:
-        shown = images_of(sequence, frames[0], sequence.frames, scores[sequence.name])
+        shown = images_of(sequence, frames[0], sequence.frames, scores[sequence.name], rate)
         gifs = {figures / f"validation{ending}.gif": shown.prediction} if sequence is sequences[0] else {}
         tasks += sequence_files(shown, figures / f"{sequence.name}{ending}", gifs, kind, video)
     if video and len(sequences) > VALIDATION_VIDEOS:

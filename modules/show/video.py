@@ -7,18 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from modules.data.layout import FRAMES_PER_SECOND
 from modules.files import write_bytes
 
 COLORS = 256  # of a GIF's frame
 TOGETHER = 1 << 17  # pixels whose palettes are found at once: 64 frames of 32x64
 # a pixel or colour as one number that sorts by its highest byte: a channel to sort by, red, green, blue, its place
 RED_GREEN_BLUE, PLACES = np.array([48, 40, 32], np.uint64), np.uint64(0xFFFFFFFF)
-FRAMES_PER_SECOND = 20
-# crf 18: no visible loss; neighbor: colours keep the sharp edges of magnified pixels
+# crf 18: no visible loss; neighbor: colours keep the sharp edges of magnified pixels; faststart: a browser plays it
+# before it has read all of it; bt709: else players guess the colours
 ENCODING = {
     "codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "quality": None, "ffmpeg_log_level": "quiet",
-    "output_params": ["-sws_flags", "neighbor", "-crf", "18", "-preset", "ultrafast", "-tune", "animation",
-                      "-threads", "1"],
+    "output_params": ["-vf", "scale=flags=neighbor:out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709",
+                      "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv", "-movflags",
+                      "+faststart", "-crf", "18", "-preset", "ultrafast", "-tune", "animation", "-threads", "1"],
 }
 
 

@@ -29,7 +29,7 @@ from modules.train.distributed import Ranks
 FIXED = ("preset", "seed", "optim")
 # flags that change nothing that is learned
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
-        "test", "save_minutes", "pictures", "ckpt_path")
+        "test", "save_minutes", "pictures", "fps", "ckpt_path")
 MAX_BAD_STEPS = 20  # in a row whose loss or gradient is not finite, until a run stops
 
 

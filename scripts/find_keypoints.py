@@ -1,0 +1,115 @@
+"""Find the joints of the person in a video: COCO JSON for import_video.py and drive.py.
+
+    python scripts/find_keypoints.py dance.mp4 --out keypoints.json
+
+The detector is mediapipe 0.10.21 (Apache-2.0), which finds one person; its wheel brings its weights. It needs an older
+numpy and Python 3.9 to 3.12, so it lives in an environment of its own, .venv-pose, 420 MB, made at first use.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from modules.pose.keypoints import to_person, write_coco
+from modules.pose.skeleton import NAMES
+from modules.pose.video import Video, open_video, read_frames
+from modules.progress import Progress
+from modules.runtime import InputError, run_program
+
+ENVIRONMENT = Path(__file__).parent.parent / ".venv-pose"
+REQUIREMENTS = Path(__file__).with_name("pose_requirements.txt")
+VERSIONS = [(3, minor) for minor in (12, 11, 10, 9)]
+
+
+def pose_python() -> Path:
+    """The interpreter of the detector's environment, which is made whole or not at all."""
+    inside = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    mark, wanted = ENVIRONMENT / "installed.txt", REQUIREMENTS.read_text(encoding="utf-8")
+    if inside.exists() and mark.is_file() and mark.read_text(encoding="utf-8") == wanted:
+        return inside
+    print(f"Making the detector's environment {ENVIRONMENT} (420 MB, once)")
+    commands = [[python_for_it(), "-m", "venv", "--clear", str(ENVIRONMENT)],
+                [str(inside), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r",
+                 str(REQUIREMENTS)]]
+    try:
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+            if done.returncode:
+                reason = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
+                raise InputError(f"mediapipe cannot be installed ({''.join(reason[-1:])[:200]}); expected a package "
+                                 "registry, or --keypoints of another detector")
+        mark.write_text(wanted, encoding="utf-8")
+    finally:
+        if not mark.is_file():
+            shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+    return inside
+
+
+def python_for_it() -> str:
+    """A Python that mediapipe has wheels for: this one, or one that the system names."""
+    names = [sys.executable] if sys.version_info[:2] in VERSIONS else []
+    for name in (*names, *(f"python{major}.{minor}" for major, minor in VERSIONS)):
+        path = shutil.which(name)
+        if path and not subprocess.run([path, "-c", "import ensurepip, venv"], capture_output=True).returncode:
+            return path
+    raise InputError("mediapipe runs on Python 3.9 to 3.12; this is {}.{}, and no python3.12, …, python3.9 is there; "
+                     "expected one of them, or --keypoints of another detector".format(*sys.version_info))
+
+
+def find_people(video: Video) -> Iterator[np.ndarray]:
+    """The person of every frame: (1, J, 3), or (0, J, 3) where nobody is found."""
+    python, worker = pose_python(), Path(__file__).with_name("pose_worker.py")
+    with tempfile.TemporaryFile() as errors, subprocess.Popen(
+            [python, worker, str(video.width), str(video.height)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=errors) as process, Progress("detecting", len(video.times), "frame") as bar:
+        try:
+            for frame in read_frames(video):
+                process.stdin.write(frame.tobytes())
+                process.stdin.flush()
+                joints = json.loads(process.stdout.readline())
+                yield np.array([to_person(joints, video.path)] if joints else []).reshape(-1, len(NAMES), 3)
+                bar.update()
+        except (OSError, ValueError):
+            process.wait()
+            errors.seek(0)
+            reason = errors.read().decode("utf-8", "replace").strip().splitlines()
+            raise InputError(f"the detector ended with exit code {process.returncode} ({''.join(reason[-1:])[:200]}); "
+                             f"remove {ENVIRONMENT} to install it again") from None
+        finally:
+            process.kill()
+
+
+def find_keypoints(video: Video, out: Path) -> None:
+    """Write the video's keypoints. InputError if nobody is found."""
+    people = list(find_people(video))
+    count = sum(map(len, people))
+    if not count:
+        raise InputError(f"{video.path}: mediapipe finds no person in {len(people)} frames; expected one, large enough")
+    files = video.files.values() if video.files else [Path(f"frame{t:06d}") for t in range(len(people))]
+    info = {"detector": "mediapipe 0.10.21"} | ({} if video.files else {"frames_per_second": round(video.rate, 3)})
+    write_coco(out, [file.name for file in files], people, video.height, video.width, info, video.times.tolist())
+    print(f"{out}: written, a person in {count} of {len(people)} frames")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="a video, or a folder of numbered images")
+    parser.add_argument("--out", type=Path, required=True, metavar="K.json", help="the file to write; a new one")
+    args = parser.parse_args()
+    if args.out.exists():
+        raise InputError(f"{args.out}: exists; expected the name of a new file")
+    find_keypoints(open_video(args.video), args.out)
+
+
+if __name__ == "__main__":
+    run_program(main)
