@@ -97,7 +97,7 @@ def find_keypoints(video: Video, out: Path) -> None:
     files = video.files.values() if video.files else [Path(f"frame{t:06d}") for t in range(len(people))]
     info = {"detector": "mediapipe 0.10.21"} | ({} if video.files else {"frames_per_second": round(video.rate, 3)})
     write_coco(out, [file.name for file in files], people, video.height, video.width, info, video.times.tolist())
-    print(f"{out}: written, a person in {count} of {len(people)} frames")
+    print(f"{video.path}: mediapipe finds a person in {count} of {len(people)} frames")
 
 
 def main() -> None:

@@ -165,8 +165,8 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
     print(f"Frames: {args.frame_W}x{args.frame_H}, the {part}")
     if args.keypoints is None:
         find_keypoints(video, new / "detected.json")
-    source = args.keypoints or new / "detected.json"
-    people = read_keypoints(source).matched(video)
+    source = args.keypoints or args.out / "detected.json"
+    people = read_keypoints(args.keypoints or new / source.name)._replace(path=source).matched(video)
     check_people(people, (video.width, video.height), args.min_confidence, source)
 
     raw = new / "raw"
