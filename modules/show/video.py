@@ -18,9 +18,9 @@ RED_GREEN_BLUE, PLACES = np.array([48, 40, 32], np.uint64), np.uint64(0xFFFFFFFF
 # before it has read all of it; bt709: else players guess the colours
 ENCODING = {
     "codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "quality": None, "ffmpeg_log_level": "quiet",
-    "output_params": ["-vf", "scale=flags=neighbor:out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709",
-                      "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv", "-movflags",
-                      "+faststart", "-crf", "18", "-preset", "ultrafast", "-tune", "animation", "-threads", "1"],
+    "output_params": ["-vf", "scale=flags=neighbor:out_color_matrix=bt709:out_range=tv,"
+                      "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709", "-movflags", "+faststart",
+                      "-crf", "18", "-preset", "ultrafast", "-tune", "animation", "-threads", "1"],
 }
 
 
