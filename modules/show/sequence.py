@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from modules.data.pixels import to_uint8
 from modules.data.layout import FRAMES_PER_SECOND
+from modules.data.pixels import to_uint8
 from modules.data.sequence import Sequence
 from modules.files import write_bytes, write_json
 from modules.progress import Progress
