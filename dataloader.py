@@ -188,7 +188,7 @@ def warn_if_squeezed(path: Path, height: int, width: int) -> None:
         _, own_height, own_width = read_image(path).shape
         if not 2 / 3 < own_width * height / (own_height * width) < 3 / 2:
             print(f"warning: {path}: {own_width}x{own_height} pixels are squeezed to {width}x{height}; "
-                  "scripts/import_video.py crops a folder of images", file=sys.stderr)
+                  "scripts/import_video.py crops", file=sys.stderr)
 
 
 def check_constant(images: Tensor, folder: Path) -> list[int]:

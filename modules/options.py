@@ -88,13 +88,6 @@ def path_name(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def person(text: str) -> str:
-    """--person: a number from the left, 0 first, or id:N with a detector's number."""
-    if not (text.isdecimal() and len(text) < 9 or text.startswith("id:")):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from the left, 0 first, or id:N")
-    return text
-
-
 class Parser(argparse.ArgumentParser):
     """Errors are one line. A prefix stands for a flag of the course template if it is unique among the template's
     flags; our own flags are written out, so that new ones change the meaning of no command line."""

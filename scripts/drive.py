@@ -21,14 +21,14 @@ from modules.data.layout import find_root, frames_per_second
 from modules.data.pairing import one_sequence
 from modules.data.reading import read_image
 from modules.files import write_json
-from modules.options import person, unit_float
-from modules.pose.keypoints import check_people, follow, read_keypoints, warn_of
+from modules.options import unit_float
+from modules.pose.keypoints import check_person, follow, read_keypoints
 from modules.pose.output import new_dataset
-from modules.pose.retarget import Standing, find_standing, fit_to, standing_in
-from modules.pose.skeleton import COURSE_SIZE, PALETTES, draw_poses
+from modules.pose.retarget import find_standing, fit_to, standing_in
+from modules.pose.skeleton import COURSE_SIZE, draw_poses
 from modules.runtime import InputError, run_program
 
-MEASURED, MEASURED_SIZE = 600, (64, 128)  # pose images, at most, that tell where a dancer stands; their height, width
+MOST, MEASURED = 600, (64, 128)  # pose images that tell where a person stands: how many, and their height and width
 
 
 def read_dancer(file: Path) -> tuple[np.ndarray, float, tuple[float, float] | None]:
@@ -44,72 +44,63 @@ def read_dancer(file: Path) -> tuple[np.ndarray, float, tuple[float, float] | No
     except (KeyError, TypeError, ValueError):
         raise InputError(f'{file}: no "info" with numbers min_confidence, limb and least; expected the file that '
                          "import_video.py wrote") from None
-    joints, _ = follow(people, confidence, range(len(people)))
+    joints = follow(people, confidence, range(len(people)))
     return joints, confidence, None if info.get("palette") == "course" else tuple(widths)
 
 
-def read_clip(path: Path, args: argparse.Namespace, rate: float, size: tuple[int, int]) -> np.ndarray:
-    """The person's joints (T, J, 3) of a clip. rate, size: the dancer's, of frames (width, height)."""
+def read_clip(path: Path, args: argparse.Namespace, rate: float) -> np.ndarray:
+    """The person's joints (T, J, 3) of a clip. rate: of the dancer's frames."""
     keypoints = read_keypoints(path)
-    people, own = keypoints.matched(), keypoints.info.get("frames_per_second")
-    check_people(people, size if args.no_fit else None, args.min_confidence, path)
-    clip, changes = follow(people, args.min_confidence, who=args.person)
+    clip = follow(keypoints.matched(), args.min_confidence, who=args.person)
+    own = keypoints.info.get("frames_per_second")
     if len(clip) < 2:
         raise InputError(f"{path}: one frame; expected a clip of a person")
-    extent = size if args.no_fit else np.full(2, np.inf)
-    warn_of(clip, extent, args.min_confidence, changes)
     if isinstance(own, (int, float)) and not 0.9 < own / rate < 1.1:
         print(f"warning: {path}: {own:g} frames a second, the dancer's have {rate:g}: the dance plays {rate / own:.2f} "
               "times as fast", file=sys.stderr)
     return clip
 
 
-def fit_to_images(clips: list[np.ndarray], measured: np.ndarray, labels: Path, args: argparse.Namespace,
-                  size: tuple[int, int]) -> list[np.ndarray]:
-    """Clips fitted to a dancer of whom there are only pose images in the palette "course", in pixels of frames of size
-    (width, height). `measured` shows where the other person stands: their pose images are measured as the dancer's."""
-    files = list(one_sequence(labels).values())
-    images = [read_image(path, *MEASURED_SIZE) for path in files[:: -(-len(files) // MEASURED)]]
-    target = standing_in(np.stack(images).transpose(0, 2, 3, 1))
-    source = find_standing(measured, args.min_confidence, f"{(args.fit_with or args.keypoints)[0]}")
-    height, width = MEASURED_SIZE
-    stretch = width / height / (COURSE_SIZE[0] / COURSE_SIZE[1])  # the course's frames are squeezed
-    first = fit_to(measured, source, target, stretch)[:: -(-len(measured) // MEASURED)]
-    drawn = draw_poses(first[first[..., 2].any(axis=1)], args.min_confidence, height, width, None)
-    again = standing_in(np.stack([np.asarray(image) for image in drawn]))
-    clips = [fit_to(fit_to(clip, source, target, stretch), again, target) for clip in clips]
-    print_standing(source, target)
-    return [clip * (size[0] / width, size[1] / height, 1) for clip in clips]
-
-
-def print_standing(source: Standing, target: Standing) -> None:
-    for name, measured in (("The other person", source), ("the dancer", target)):
-        print(f"{name} is {measured.height:.1f} px tall and stands at ({measured.across:.1f}, {measured.floor:.1f})")
+def fit(clips: list[np.ndarray], measured: np.ndarray, dancer: tuple, labels: Path, args: argparse.Namespace,
+        size: tuple[int, int]) -> list[np.ndarray]:
+    """Clips fitted to the dancer, in pixels of frames of size (width, height). `measured`: joints that show where the
+    other person stands. dancer: joints and least confidence; joints None: measured in the pose images in `labels`."""
+    source, stretch = find_standing(measured, args.min_confidence, f"{(args.fit_with or args.keypoints)[0]}"), 1.0
+    if dancer[0] is not None:
+        target = find_standing(*dancer, "keypoints.json of the dancer")
+    else:  # the other person is measured in pose images, too: both have the same errors
+        files = list(one_sequence(labels).values())
+        images = [read_image(path, *MEASURED).transpose(1, 2, 0) for path in files[:: -(-len(files) // MOST)]]
+        target, stretch = standing_in(images, size), size[0] / size[1] / (COURSE_SIZE[0] / COURSE_SIZE[1])
+        measured = fit_to(measured, source, target, stretch)[:: -(-len(measured) // MOST)]
+        small = measured * (MEASURED[1] / size[0], MEASURED[0] / size[1], 1)
+        poses = [np.asarray(pose) for pose in draw_poses(small, args.min_confidence, *MEASURED, None)]
+        drawn = standing_in(poses, size)
+    for name, standing in (("The other person", source), ("the dancer", target)):
+        print(f"{name} is {standing.height:.1f} px tall and stands at ({standing.across:.1f}, {standing.floor:.1f})")
+    clips = [fit_to(clip, source, target, stretch) for clip in clips]
+    return clips if dancer[0] is not None else [fit_to(clip, drawn, target) for clip in clips]
 
 
 def drive(args: argparse.Namespace, new: Path) -> None:
     """Write the test sequences below the folder `new`."""
     root = find_root(args.DR)
-    from_images = args.palette == "course" and not (root / "keypoints.json").is_file()
-    dancer, confidence, widths = (None, 0, None) if from_images else read_dancer(root / "keypoints.json")
-    if args.palette and (args.palette == "course") != (widths is None):
-        raise InputError(f"--palette {args.palette}: the poses of {root} have the other palette; leave the flag out")
+    if args.palette and not (root / "keypoints.json").is_file():
+        dancer, widths = (None, 0), None
+    else:
+        *dancer, widths = read_dancer(root / "keypoints.json")
+    if args.palette and widths:
+        raise InputError(f"--palette course: the poses of {root} have the other palette; leave the flag out")
     first = min(one_sequence(root / "train/train_img").items())[1]
     image, first_pose = (Image.fromarray(read_image(path).transpose(1, 2, 0)) for path in (
         first, root / "train/train_label" / first.name))
     rate = frames_per_second(root)
-    clips = [read_clip(path, args, rate, image.size) for path in args.keypoints]
+    clips = [read_clip(path, args, rate) for path in args.keypoints]
     if not args.no_fit:
-        measured = np.concatenate([read_clip(path, args, rate, image.size) for path in args.fit_with] or clips)
-        if from_images:
-            clips = fit_to_images(clips, measured, root / "train/train_label", args, image.size)
-        else:
-            source = find_standing(measured, args.min_confidence, f"{(args.fit_with or args.keypoints)[0]}")
-            target = find_standing(dancer, confidence, f"{root / 'keypoints.json'}")
-            print_standing(source, target)
-            clips = [fit_to(clip, source, target) for clip in clips]
-        for clip in clips:
-            warn_of(clip, image.size, 0, [])
+        measured = np.concatenate([read_clip(path, args, rate) for path in args.fit_with] or clips)
+        clips = fit(clips, measured, dancer, root / "train/train_label", args, image.size)
+    for path, clip in zip(args.keypoints, clips, strict=True):
+        check_person(clip, image.size, args.min_confidence, path)
     for index, joints in enumerate(clips):
         label, given = new / f"test/test_label/{index}", new / f"test/test_img/{index}"
         label.mkdir(parents=True)
@@ -128,13 +119,12 @@ def main() -> None:
     add("--DR", required=True, help="the dancer's data set, with keypoints.json")
     add("--keypoints", type=Path, required=True, nargs="+", metavar="OTHER", help="detectors' folders or files of "
         "the other person, one a clip, all of one camera; each becomes a sequence")
-    add("--palette", choices=PALETTES, help="colours and lines of the poses; by default those of keypoints.json. "
-        "course: also for a data set without it, which is measured by its pose images")
+    add("--palette", choices=["course"], help="for a data set without keypoints.json: its pose images are measured")
     add("--fit_with", type=Path, nargs="+", default=[], metavar="K", help="where to measure the other person's "
         "height and place: longer clips of the same camera; by default all of OTHER")
     add("--out", type=Path, required=True, metavar="DRIVEN", help="folder for the test sequences; new or empty")
     add("--no_fit", action="store_true", help="take the keypoints as they are, as pixels of the dancer's frames")
-    add("--person", type=person, metavar="I", help="whom to follow, see import_video.py")
+    add("--person", metavar="I", help="whom to follow, see import_video.py")
     add("--min_confidence", type=unit_float, default=0.3, metavar="C", help="joints below are left out (%(default)s)")
     args = parser.parse_args()
     with new_dataset(args.out, "drive", vars(args)) as new:

@@ -11,7 +11,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,60 +31,46 @@ VERSIONS = [(3, minor) for minor in (12, 11, 10, 9)]
 
 def pose_python() -> Path:
     """The interpreter of the detector's environment, which is made whole or not at all."""
-    inside = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    mark, wanted = ENVIRONMENT / "installed.txt", REQUIREMENTS.read_text(encoding="utf-8")
-    if inside.exists() and mark.is_file() and mark.read_text(encoding="utf-8") == wanted:
-        return inside
+    python, mark = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"), "installed.txt"
+    if (ENVIRONMENT / mark).is_file():
+        return python
+    bases = [sys.executable] if sys.version_info[:2] in VERSIONS else []
+    bases += filter(None, (shutil.which(f"python{major}.{minor}") for major, minor in VERSIONS))
+    if not bases:
+        raise InputError("mediapipe runs on Python 3.9 to 3.12, and neither is this one of them nor is one there; "
+                         "expected python3.12, or --keypoints of another detector")
     print(f"Making the detector's environment {ENVIRONMENT} (420 MB, once)")
-    commands = [[python_for_it(), "-m", "venv", "--clear", str(ENVIRONMENT)],
-                [str(inside), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r",
-                 str(REQUIREMENTS)]]
     try:
-        for command in commands:
-            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
-            if done.returncode:
-                reason = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
-                raise InputError(f"mediapipe cannot be installed ({''.join(reason[-1:])[:200]}); expected a package "
-                                 "registry, or --keypoints of another detector")
-        mark.write_text(wanted, encoding="utf-8")
+        for command in ([bases[0], "-m", "venv", "--clear", ENVIRONMENT],
+                        [python, "-m", "pip", "install", "--quiet", "--no-deps", "-r", REQUIREMENTS]):
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        (ENVIRONMENT / mark).touch()
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1][:200]
+        raise InputError(f"mediapipe cannot be installed ({reason}); expected a package registry, or --keypoints of "
+                         "another detector") from None
     finally:
-        if not mark.is_file():
+        if not (ENVIRONMENT / mark).is_file():
             shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    return inside
-
-
-def python_for_it() -> str:
-    """A Python that mediapipe has wheels for: this one, or one that the system names."""
-    names = [sys.executable] if sys.version_info[:2] in VERSIONS else []
-    for name in (*names, *(f"python{major}.{minor}" for major, minor in VERSIONS)):
-        path = shutil.which(name)
-        if path and not subprocess.run([path, "-c", "import ensurepip, venv"], capture_output=True).returncode:
-            return path
-    raise InputError("mediapipe runs on Python 3.9 to 3.12; this is {}.{}, and no python3.12, …, python3.9 is there; "
-                     "expected one of them, or --keypoints of another detector".format(*sys.version_info))
+    return python
 
 
 def find_people(video: Video) -> Iterator[np.ndarray]:
     """The person of every frame: (1, J, 3), or (0, J, 3) where nobody is found."""
-    python, worker = pose_python(), Path(__file__).with_name("pose_worker.py")
-    with tempfile.TemporaryFile() as errors, subprocess.Popen(
-            [python, worker, str(video.width), str(video.height)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=errors) as process, Progress("detecting", len(video.times), "frame") as bar:
-        try:
-            for frame in read_frames(video):
-                process.stdin.write(frame.tobytes())
-                process.stdin.flush()
-                joints = json.loads(process.stdout.readline())
-                yield np.array([to_person(joints, video.path)] if joints else []).reshape(-1, len(NAMES), 3)
-                bar.update()
-        except (OSError, ValueError):
-            process.wait()
-            errors.seek(0)
-            reason = errors.read().decode("utf-8", "replace").strip().splitlines()
-            raise InputError(f"the detector ended with exit code {process.returncode} ({''.join(reason[-1:])[:200]}); "
-                             f"remove {ENVIRONMENT} to install it again") from None
-        finally:
-            process.kill()
+    worker = [pose_python(), Path(__file__).with_name("pose_worker.py"), str(video.width), str(video.height)]
+    with subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with Progress("detecting", len(video.times), "frame") as bar:
+            try:
+                for frame in read_frames(video):
+                    process.stdin.write(frame.tobytes())
+                    process.stdin.flush()
+                    joints = json.loads(process.stdout.readline())
+                    yield np.array([to_person(joints, video.path)] if joints else []).reshape(-1, len(NAMES), 3)
+                    bar.update()
+            except (OSError, ValueError):
+                raise InputError(f"the detector ended too early; remove {ENVIRONMENT} to install it again") from None
+            finally:
+                process.kill()
 
 
 def find_keypoints(video: Video, out: Path) -> None:
@@ -94,9 +79,10 @@ def find_keypoints(video: Video, out: Path) -> None:
     count = sum(map(len, people))
     if not count:
         raise InputError(f"{video.path}: mediapipe finds no person in {len(people)} frames; expected one, large enough")
-    files = video.files.values() if video.files else [Path(f"frame{t:06d}") for t in range(len(people))]
-    info = {"detector": "mediapipe 0.10.21"} | ({} if video.files else {"frames_per_second": round(video.rate, 3)})
-    write_coco(out, [file.name for file in files], people, video.height, video.width, info, video.times.tolist())
+    names = [file.name for file in (video.files or {}).values()] or [f"frame{t:06d}" for t in range(len(people))]
+    info = {"detector": "mediapipe 0.10.21", "seconds": video.times.round(4).tolist()}
+    info |= {} if video.files else {"frames_per_second": round(video.rate, 3)}
+    write_coco(out, names, people, video.height, video.width, info)
     print(f"{video.path}: mediapipe finds a person in {count} of {len(people)} frames")
 
 

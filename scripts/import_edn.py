@@ -7,51 +7,37 @@ to 629 of its test part are the validation, each further 630 a test sequence. So
 """
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from modules.data.layout import find_root, mode_folder, paired_files
-from modules.options import two_or_more
+from modules.data.layout import find_root, mode_folder
+from modules.data.pairing import one_sequence
 from modules.pose.output import new_dataset
 from modules.progress import Progress
 from modules.runtime import run_program
 
-
-def place(source: Path, target: Path) -> None:
-    """A link to the same file where the drive has such, else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+LENGTH = 630  # frames of the validation and of each test sequence
 
 
-def import_edn(root: Path, new: Path, length: int) -> None:
-    """Place the frames of a subject below the folder `new`."""
-    parts = {mode: mode_folder(root, mode) for mode in ("train", "test")}
-    pairs = {mode: list(paired_files(folder, mode, skip_bad=True).items()) if (folder / f"{mode}_img").is_dir() else []
-             for mode, folder in parts.items()}
-    places = [("train/train_img", "train/train_label", pairs["train"])]
-    for i, start in enumerate(range(0, len(pairs["test"]), length), -1):
-        folders = ("val/val_img", "val/val_label") if i < 0 else (f"test/test_gt/{i}", f"test/test_label/{i}")
-        places.append((*folders, pairs["test"][start : start + length]))
-    places = [entry for entry in places if len(entry[2]) > 1]
-    with Progress("linking", sum(len(entry[2]) for entry in places), "frame") as bar:
-        for images, labels, entries in places:
-            for (_, number), (image, label) in entries:
-                place(image, new / images / f"frame{number:06d}{image.suffix}")
-                place(label, new / labels / f"frame{number:06d}{label.suffix}")
+def import_edn(root: Path, new: Path) -> None:
+    """Copy the frames of a subject below the folder `new`."""
+    for mode, kind in (("train", "img"), ("train", "label"), ("test", "img"), ("test", "label")):
+        folder = mode_folder(root, mode) / f"{mode}_{kind}"
+        files = list(one_sequence(folder).values()) if mode == "train" or folder.is_dir() else []
+        with Progress(folder.name, len(files), "frame") as bar:
+            for i, file in enumerate(files):
+                part = "train" if mode == "train" else "val" if i < LENGTH else "test"
+                targets = [f"{part}/{part}_{kind}"]
+                if part == "test":
+                    targets = [f"test/test_{'gt' if kind == 'img' else kind}/{i // LENGTH - 1}"]
+                    targets += [f"test/test_img/{i // LENGTH - 1}"] * (kind == "img" and i % LENGTH == 0)
+                for target in targets:
+                    (new / target).mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, new / target / file.name)
                 bar.update()
-            (_, number), (image, _) = entries[0]
-            if "test_gt" in images:
-                place(image, new / images.replace("test_gt", "test_img") / f"frame{number:06d}{image.suffix}")
-            print(f"{images}: {len(entries):,} frames")
-    if len(places) < 3:
-        print("warning: too few test frames for a validation and a test sequence; training needs both", file=sys.stderr)
 
 
 def main() -> None:
@@ -59,12 +45,10 @@ def main() -> None:
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a subject: the folder that holds train/ and test/")
     parser.add_argument("--out", type=Path, required=True, metavar="DR", help="folder for the data set; new or empty")
-    parser.add_argument("--length", type=two_or_more, default=630, metavar="N",
-                        help="frames of the validation and of each test sequence (%(default)s)")
     args = parser.parse_args()
     root = find_root(args.folder)
     with new_dataset(args.out, "import_edn", vars(args)) as new:
-        import_edn(root, new, args.length)
+        import_edn(root, new)
     print(f"{args.out}: written; next: python Trainer.py --DR {args.out} --save_root runs/{args.out.name}")
 
 

@@ -21,8 +21,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from modules.files import write_json
-from modules.options import natural_float, number, person, positive, positive_float, unit_float
-from modules.pose.keypoints import check_people, follow, read_keypoints, warn_of, write_coco
+from modules.options import natural_float, number, positive, positive_float, unit_float
+from modules.pose.keypoints import check_person, follow, read_keypoints, write_coco
 from modules.pose.output import new_dataset
 from modules.pose.skeleton import LINE, PALETTES, draw_poses
 from modules.pose.video import FOLDER_RATE, Video, choose_frames, open_video, read_frames
@@ -150,8 +150,7 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
         raise InputError(f"--frame_H {args.frame_H} --frame_W {args.frame_W}: expected multiples of 8, at least 16")
     video = open_video(args.video)
     print(f"{video.path}: {len(video.times)} frames of {video.width}x{video.height}, "
-          f"{'taken as ' if video.files else ''}{video.rate:.4g} a second, {video.times[-1] + 1 / video.rate:.1f} s"
-          + f"; {video.told}" * bool(video.told))
+          f"{'taken as ' if video.files else ''}{video.rate:.4g} a second, {video.times[-1] + 1 / video.rate:.1f} s")
     rate = args.fps or video.rate
     if rate > 1.01 * video.rate:
         raise InputError(f"--fps {rate:g}: expected at most the video's {video.rate:.4g} frames a second")
@@ -167,18 +166,16 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
         find_keypoints(video, new / "detected.json")
     source = args.keypoints or args.out / "detected.json"
     people = read_keypoints(args.keypoints or new / source.name)._replace(path=source).matched(video)
-    check_people(people, (video.width, video.height), args.min_confidence, source)
 
     raw = new / "raw"
     thumbnails = write_frames(raw, video, chosen, framing)
     cuts = find_cuts(thumbnails)
-    followed, changes = follow([people[t] for t in chosen], args.min_confidence, cuts, args.person)
-    joints = framing.joints(followed)
+    joints = framing.joints(follow([people[t] for t in chosen], args.min_confidence, cuts, args.person, chosen))
+    check_person(joints, framing.size, args.min_confidence, source)
     present = joints[..., 2].any(axis=1)
     print(f"Keypoints: at most {max(map(len, people))} in a frame; the followed person is in {present.sum()} of "
           f"{len(chosen)} frames, the others are left out as cuts")
     print(f"Cuts of the video: {len(cuts)}" + f", before frames {', '.join(map(str, chosen[cuts]))}" * bool(cuts))
-    warn_of(joints, framing.size, args.min_confidence, [(int(chosen[t]), reason) for t, reason in changes])
     gap = round(min(rate, len(chosen) * min(args.val_share, args.test_share) / 4))
     parts = split(find_stretches(present, cuts), args.val_share, args.test_share, gap)
     for part, stretches in parts.items():
@@ -208,7 +205,7 @@ def parse() -> argparse.Namespace:
         f"even; a folder counts as {FOLDER_RATE:g}")
     add("--start", type=natural_float, default=0.0, metavar="S", help="seconds (%(default)s)")
     add("--end", type=natural_float, metavar="S", help="seconds; by default the video's end")
-    add("--person", type=person, metavar="I", help="whom to follow: number from the left, 0 first, in the first frame "
+    add("--person", metavar="I", help="whom to follow: number from the left, 0 first, in the first frame "
         "with people, or id:N, the detector's number; by default the largest score times height")
     add("--palette", choices=PALETTES, default=PALETTES[0], help="colours and lines of the poses (%(default)s)")
     add("--min_confidence", type=unit_float, default=0.3, metavar="C", help="joints below are left out (%(default)s)")

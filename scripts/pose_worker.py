@@ -12,16 +12,10 @@ import sys
 import mediapipe
 import numpy as np
 
-
-def main():
-    width, height = map(int, sys.argv[1:])
-    # model 1 is the one inside the wheel; a person who was found is followed
-    with mediapipe.solutions.pose.Pose(model_complexity=1, smooth_landmarks=False) as pose:
-        while frame := sys.stdin.buffer.read(width * height * 3):
-            found = pose.process(np.frombuffer(frame, np.uint8).reshape(height, width, 3)).pose_landmarks
-            joints = found and [[point.x * width, point.y * height, point.visibility] for point in found.landmark]
-            print(json.dumps(joints), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+width, height = map(int, sys.argv[1:])
+# model 1 is the one inside the wheel; a person who was found is followed
+pose = mediapipe.solutions.pose.Pose(model_complexity=1, smooth_landmarks=False)
+while frame := sys.stdin.buffer.read(width * height * 3):
+    found = pose.process(np.frombuffer(frame, np.uint8).reshape(height, width, 3)).pose_landmarks
+    joints = found and [[point.x * width, point.y * height, point.visibility] for point in found.landmark]
+    print(json.dumps(joints), flush=True)

@@ -96,22 +96,18 @@ def numbered_images(folder: Path, faults: Faults) -> dict[Key, Path]:
 def frame_numbers(names: list[str]) -> tuple[list[int], str]:
     """The frame number in each name of a folder, -1 where a name has none, and a line if there was a choice.
 
-    A frame's number stands between the same texts in all names and is another one in each; where several numbers do,
-    the one whose values lie closest together, then the longest. Where none does it is the last number of each name.
+    It follows the same text in all names and is another one in each; of several such numbers the one whose values lie
+    closest together, then the longest. Without one it is the last number of each name.
     """
     parts = [re.split("([0-9]+)", name) for name in names]  # every second part is a number
     numbered, found = [part for part in parts if len(part) > 1], {}
-    least = min(map(len, numbered), default=0)
-    for place in (*range(-2, -least, -2), *range(1, least, 2)):
-        texts = {tuple(part[place + 1 :: 2] if place < 0 else part[:place:2]) for part in numbered}
-        values = tuple(int(part[place][-DIGITS:]) for part in numbered)
-        if len(texts) == 1 and len(set(values)) == len(values):
-            found.setdefault(values, place)
-    best = min(found, key=lambda values: (max(values) - min(values), -len(numbered[0][found[values]])), default=None)
-    place = -2 if best is None else found[best]
+    for place in range(1, min(map(len, numbered), default=0), 2):
+        values = {int(part[place][-DIGITS:]) for part in numbered}
+        if len({tuple(part[:place:2]) for part in numbered}) == 1 and len(values) == len(numbered):
+            found[place] = max(values) - min(values), -len(numbered[0][place])
+    place = min(found, key=found.get, default=-2)
     numbers = [int(part[place][-DIGITS:]) if len(part) > 1 else -1 for part in parts]
-    chosen = len(found) > 1 and len(names) > 1
-    return numbers, f"{names[0]}: {numbers[0]} is taken for the frame's number" if chosen else ""
+    return numbers, f"{names[0]}: {numbers[0]} is taken for the frame's number" if len(found) > 1 < len(names) else ""
 
 
 def one_sequence(folder: Path) -> dict[int, Path]:

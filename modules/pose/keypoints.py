@@ -6,7 +6,7 @@ the order of skeleton.NAMES.
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,18 +29,15 @@ BODY_25 = ["nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left
 BODY_23 = [BODY_25[i] for i in (*range(1, 12), 22, 23, *range(12, 15), 19, 20, 0, 15, 17, 16, 18)]
 COCO_18 = [name for name in BODY_25[:19] if name != "middle_hip"]
 COCO_17 = ["nose"] + [f"{side}_{name}" for name in ("eye", "ear", *LIMB_JOINTS) for side in ("left", "right")]
-HALPE = [*COCO_17, "head", "neck", "middle_hip", *(f"{side}_{name}" for name in ("toe", "small_toe")
-                                                  for side in ("left", "right"))]
-WHOLE_BODY = [*COCO_17, *(f"{side}_{name}" for side in ("left", "right") for name in ("toe", "small_toe", "heel"))]
 BLAZE = ["nose", "", "left_eye", "", "", "right_eye", "", "left_ear", "right_ear", "", "", *COCO_17[5:11], *[""] * 6,
          *COCO_17[11:], "left_heel", "right_heel", "left_toe", "right_toe"]
 # the names of the first joints of a person, by the number of joints
-ORDERS = {25: BODY_25, 23: BODY_23, 18: COCO_18, 17: COCO_17, 26: HALPE, 136: HALPE, 133: WHOLE_BODY, 33: BLAZE}
+ORDERS = {25: BODY_25, 23: BODY_23, 18: COCO_18, 33: BLAZE, **dict.fromkeys((17, 26, 133, 136), COCO_17)}
 MIDDLES = {"neck": ("right_shoulder", "left_shoulder"), "middle_hip": ("right_hip", "left_hip")}
 FOLDERS = {"_keypoints.json": "OpenPose's JSON files", "_pose.yml": "OpenPose's YAML files",
            "_keypoints.yml": "OpenPose's YAML files", ".json": "a JSON file a frame"}
-SWITCHES = {".txt": "YOLO's labels? save_json=True writes COCO results", **dict.fromkeys(
-    (".png", ".jpg"), "images? OpenPose's --write_json writes keypoints")}
+SWITCHES = {".txt": "YOLO: save_json=True writes COCO results", ".png": "OpenPose: --write_json writes keypoints",
+            ".jpg": "OpenPose: --write_json writes keypoints", "bodies": "AlphaPose's --format open: leave it out"}
 EXPECTED = "OpenPose's *_keypoints.json, COCO JSON or COCO results, MMPose's or AlphaPose's JSON"
 
 
@@ -62,109 +59,92 @@ class Keypoints(NamedTuple):
     info: dict
 
     def matched(self, video: Video | None = None) -> list[list[Found]]:
-        """The people of every frame of the video, by name or number; of every frame from the first to the last where
-        there is none. Prints what was recognised and what is missing; InputError where they are not this video's."""
+        """The people of every frame of the video, by name where it is a folder of images, else by number; of every
+        frame from the first to the last where there is no video. Prints what was recognised and what is missing;
+        InputError where they are not this video's."""
         stems = [re.sub(r"\.[A-Za-z]\w*$", "", Path(name).name) for name in self.frames]
-        numbers, choice = frame_numbers(stems)
-        places = dict(zip(numbers, self.frames.values(), strict=True))
-        if len(places) < len(stems) or -1 in places:
-            same = [stem[:40] for stem, n in zip(stems, numbers, strict=True) if n < 0 or numbers.count(n) > 1]
-            raise InputError(f"{self.path}: {', '.join(same[:NAMED])}: no frame number, or several frames with one; "
-                             "expected the keypoints of one video, names like video_000012")
-        first, last = min(places, default=0), max(places, default=0)
-        if last - first >= MAX_FRAMES:
-            raise InputError(f"{self.path}: frame numbers {first} to {last}; expected at most {MAX_FRAMES:,} frames")
-        wanted, counted = self.wanted(video, stems, sorted(places))
-        if wanted and isinstance(next(iter(wanted)), str):
-            places = dict(zip(stems, self.frames.values(), strict=True))
-        print(f"{self.path}: {self.form}, {len(places):,} frames, numbered {first} to {last}"
-              + f" ({min(wanted)} is the video's first)" * counted + f"; {choice}" * bool(choice))
-        missing, known = [key for key in wanted if key not in places], set(wanted)
-        others = [key for key in places if key not in known]
-        if video and (counted and others or self.complete and 2 * len(missing) > len(wanted)):
-            raise InputError(f"{self.path}: {len(places)} frames, numbered {first} to {last}; the video has "
+        keys, choice = frame_numbers(stems)
+        first, last = min(keys, default=0), max(keys, default=0)
+        if len(set(keys)) < len(keys) or first < 0 or last - first >= MAX_FRAMES:
+            raise InputError(f"{self.path}: {', '.join(sorted(stems)[:NAMED])[:99]}, …: several frames with one number "
+                             f"or none, or over {MAX_FRAMES:,}; expected one video's, names like video_000012")
+        wanted = sorted(keys) if self.complete else list(range(first, last + 1))
+        if video and video.files:
+            wanted, names = list(video.files), [path.stem for path in video.files.values()]
+            if set(stems) & set(names):
+                keys, wanted = stems, names
+        elif video and not (self.complete and len(keys) == len(video.times)):  # numbers begin at 0, or at 1
+            start = int(last == len(video.times) or first == 1 and not self.complete)
+            wanted = list(range(start, start + len(video.times)))
+        places = dict(zip(keys, self.frames.values(), strict=True))
+        missing = [key for key in wanted if key not in places]
+        print(f"{self.path}: {self.form}, {len(keys):,} frames, numbered {first} to {last}"
+              + f" ({wanted[0]} is the video's first)" * bool(video) + f"; {choice}" * bool(choice))
+        if set(places) - set(wanted) or self.complete and 2 * len(missing) > len(wanted):
+            raise InputError(f"{self.path}: {len(keys)} frames, numbered {first} to {last}; the video has "
                              f"{len(wanted)}, {len(missing)} of them have none; expected the keypoints of this video")
-        for keys, fault in ((missing, "have no keypoints: nobody is there"), (others, "are none of the video's")):
-            if keys:
-                print(f"{self.path}: {len(keys):,} frames {fault}: {', '.join(map(str, keys[:NAMED]))}"
-                      + ", …" * (len(keys) > NAMED))
+        if missing:
+            print(f"{self.path}: {len(missing):,} frames have no keypoints: nobody is there: "
+                  f"{', '.join(map(str, missing[:NAMED]))}" + ", …" * (len(missing) > NAMED))
         return [places.get(key, []) for key in wanted]
-
-    def wanted(self, video: Video | None, stems: list[str], numbers: list[int]) -> tuple[list, bool]:
-        """The names or numbers of all frames, in order, and whether they are numbers that were counted."""
-        if video is None and (not numbers or self.form == "COCO JSON"):
-            return numbers, False
-        if video is None:
-            steps, counts = np.unique(np.diff(numbers), return_counts=True)
-            return list(range(numbers[0], numbers[-1] + 1, int(steps[counts.argmax()]) if len(steps) else 1)), False
-        if video.files:
-            names = [path.stem for path in video.files.values()]
-            for keys, wanted in ((stems, names), (numbers, list(video.files))):
-                if 2 * len(set(keys) & set(wanted)) >= len(wanted):
-                    return wanted, False
-        count, (first, last) = len(video.times), (min(numbers, default=0), max(numbers, default=0))
-        start = int(first >= 1 and (last == count or first == 1 and "OpenPose" not in self.form))
-        if self.complete and len(numbers) == count <= last:  # numbers of another video that this one was cut from
-            return numbers, False
-        return list(range(start, start + count)), True
 
 
 def read_keypoints(path: Path) -> Keypoints:
     """Read and recognise a detector's file or folder. InputError names what was found in place of a known form."""
     if path.is_dir():
         return read_folder(path)
-    if not path.is_file():
-        raise InputError(f"{path}: not found; expected {EXPECTED}")
-    if path.suffix != ".json":
-        raise InputError(f"{path}: a {path.suffix or 'nameless'} file ({SWITCHES.get(path.suffix, 'not known')}); "
-                         f"expected {EXPECTED}")
-    contents, frames = read_json(path), {}
-    info = contents.get("info") if isinstance(contents, dict) else None
-    info = info if isinstance(info, dict) else {}
-    inside = contents.get("instance_info") if isinstance(contents, dict) else contents
-    if isinstance(contents, dict) and are_dicts(contents.get("images"), "id"):
-        names = joint_names(contents)
-        images = {str(image["id"]): str(image.get("file_name", image["id"])) for image in contents["images"]}
-        frames = {name: [] for name in images.values()}
-        for item in check_dicts(contents.get("annotations"), path, "annotations", "image_id"):
-            if str(item["image_id"]) not in images:
-                raise InputError(f'{path}: image_id {str(item["image_id"])[:40]} is none of its images')
-            frames[images[str(item["image_id"])]].append(item)
-        return Keypoints(path, "COCO JSON", True, {k: to_people(v, path, names) for k, v in frames.items()}, info)
-    if are_dicts(contents, "image_id"):
-        for item in contents:
-            frames.setdefault(str(item["image_id"]), []).append(item)
-        return Keypoints(path, "COCO results", False, {k: to_people(v, path) for k, v in frames.items()}, info)
-    if are_dicts(inside, "frame_id", "instances"):
-        frames = {str(item["frame_id"]): to_people(item["instances"], path) for item in inside}
-        return Keypoints(path, "MMPose's instances", False, frames, info)
-    found = f"an object with {', '.join(map(str, list(contents)[:4]))}" if isinstance(contents, dict) else "a list"
-    if isinstance(contents, dict) and any(isinstance(value, dict) and "bodies" in value for value in contents.values()):
-        found = "AlphaPose's --format open; leave out --format"
-    elif are_dicts(contents) and contents:
-        found = f"a list of objects with {', '.join(map(str, list(contents[0])[:4]))}"
-    raise InputError(f"{path}: JSON of no known form ({found[:150]}); expected {EXPECTED}")
+    if path.suffix != ".json" or not path.is_file():
+        found = f"a {path.suffix} file ({SWITCHES.get(path.suffix, 'not known')})" if path.is_file() else "not found"
+        raise InputError(f"{path}: {found}; expected {EXPECTED}")
+    contents, names = read_json(path), None
+    try:
+        images, form, people = read_form(contents)
+        if form == "COCO JSON":
+            given = [item["keypoints"] for item in contents.get("categories", []) if "keypoints" in item]
+            names = next((order for order in given if set(COCO_17) <= set(map(str, order))), COCO_17)
+        frames = {str(name): [] for name in images}
+        for name, person in people:
+            frames.setdefault(str(name), []).extend(to_people([person], path, names))
+    except (AttributeError, KeyError, TypeError):
+        item = contents[0] if isinstance(contents, list) and contents else contents
+        found = "an object" if item is contents else "a list of objects"
+        found += f" with {', '.join(map(str, item))[:99]}" if isinstance(item, dict) else " of no names"
+        switch = SWITCHES["bodies"] if '"bodies"' in path.read_text(encoding="utf-8") else "not known"
+        raise InputError(f"{path}: JSON of no known form ({found}; {switch}); expected {EXPECTED}") from None
+    info = contents.get("info") if form == "COCO JSON" else None
+    return Keypoints(path, form, bool(images), frames, info if isinstance(info, dict) else {})
+
+
+def read_form(contents: Any) -> tuple[list, str, list[tuple[Any, dict]]]:
+    """All frames where the form tells them, the form, and every person with its frame. Another form raises KeyError or
+    TypeError."""
+    if isinstance(contents, dict) and "images" in contents:
+        images = {image["id"]: image.get("file_name", image["id"]) for image in contents["images"]}
+        people = [(images[item["image_id"]], item) for item in contents["annotations"]]
+        return list(images.values()), "COCO JSON", people
+    frames = contents if isinstance(contents, list) else contents["instance_info"]
+    if frames and "frame_id" in frames[0]:
+        people = [(frame["frame_id"], person) for frame in frames for person in frame["instances"]]
+        return [frame["frame_id"] for frame in frames], "MMPose's instances", people
+    return [], "COCO results", [(item["image_id"], item) for item in frames]
 
 
 def read_folder(folder: Path) -> Keypoints:
-    """A file a frame: OpenPose's JSON or YAML, or JSON that holds a frame's instances."""
+    """A file a frame: OpenPose's JSON or YAML, or JSON that is a list of a frame's people."""
     names = sorted(path.name for path in folder.iterdir() if visible(path.name))
     suffix = next((suffix for suffix in FOLDERS if any(name.endswith(suffix) for name in names)), None)
     if suffix is None:
-        ending = Path(names[0]).suffix if names else ""
+        switch = SWITCHES.get(Path(names[0]).suffix if names else "", "not known")
         raise InputError(f"{folder}: no *_keypoints.json in it, but {len(names)} files, {', '.join(names[:NAMED])} "
-                         f"({SWITCHES.get(ending, 'not known')}); expected {EXPECTED}")
+                         f"({switch}); expected {EXPECTED}")
     frames = {}
-    for name in names:
-        file = folder / name
-        if not name.endswith(suffix):
-            continue
-        contents = read_yaml(file) if suffix.endswith("yml") else read_json(file)
-        for key in ("people", "instance_info", "instances"):
-            contents = contents.get(key, contents) if isinstance(contents, dict) else contents
-        if isinstance(contents, dict):
-            raise InputError(f'{file}: no list "people" in it; expected {EXPECTED}')
-        frames[name.removesuffix(suffix)] = to_people(contents, file)
+    for file in (folder / name for name in names if name.endswith(suffix)):
+        contents = read_yaml(file) if file.suffix == ".yml" else read_json(file)
+        try:
+            people = to_people(contents if isinstance(contents, list) else contents["people"], file)
+        except (AttributeError, KeyError, TypeError):
+            raise InputError(f'{file}: no list "people" in it; expected {EXPECTED}') from None
+        frames[file.name.removesuffix(suffix)] = people
     return Keypoints(folder, FOLDERS[suffix], True, frames, {})
 
 
@@ -176,48 +156,24 @@ def read_yaml(file: Path) -> list[dict]:
         people = np.array(data[1].split(","), float).reshape([int(size) for size in sizes[1].split(",")])
     except (TypeError, ValueError):
         raise InputError(f"{file}: no matrix of keypoints in it; expected OpenPose's YAML") from None
-    return [{"keypoints": person.ravel()} for person in people]
+    return [{"keypoints": person.tolist()} for person in people]
 
 
-def are_dicts(values: Any, *keys: str) -> bool:
-    """Whether a value of a JSON file is a list of objects that have these keys."""
-    return isinstance(values, list) and all(isinstance(value, dict) and set(keys) <= set(value) for value in values)
-
-
-def check_dicts(values: Any, file: Path, name: str, *keys: str) -> list[dict]:
-    if not are_dicts(values, *keys):
-        raise InputError(f'{file}: no list "{name}" of people in it; expected {EXPECTED}')
-    return values
-
-
-def joint_names(contents: dict) -> list[str]:
-    """The joints that a COCO file's category names, if COCO's 17 are among them, else these."""
-    categories = contents.get("categories")
-    names = categories[0]["keypoints"] if are_dicts(categories, "keypoints") and categories else None
-    return names if isinstance(names, list) and set(COCO_17) <= set(map(str, names)) else COCO_17
-
-
-def to_people(items: Any, file: Path, names: list[str] | None = None) -> list[Found]:
-    """The people that a file lists for a frame; one without keypoints is left out."""
+def to_people(items: list[dict], file: Path, names: list[str] | None = None) -> list[Found]:
+    """The people that a file lists for a frame; one without joints is left out. No people raise TypeError and such."""
     people = []
-    for item in check_dicts(items, file, "people"):
-        values = next((item[key] for key in ("pose_keypoints_2d", "keypoints") if item.get(key) is not None), [])
-        if item.get("keypoint_scores") is not None:
-            try:
-                values = np.column_stack([values, item["keypoint_scores"]])
-            except (TypeError, ValueError):
-                raise InputError(f"{file}: keypoints and keypoint_scores of different lengths") from None
-        if not len(values) if hasattr(values, "__len__") else values is None:
-            continue
-        joints = to_person(values, file, names)
-        seen = joints[joints[:, 2] > 0, 2]
-        scores = [item[key] for key in ("score", "bbox_score") if isinstance(item.get(key), (int, float))]
-        tracks = [item[key] for key in ("track_id", "idx", "person_id") if item.get(key) is not None]
-        track = str(np.ravel(tracks[0])[0]).removesuffix(".0") if tracks and np.size(tracks[0]) else "-1"
-        score = min(1.0, scores[0]) if scores else float(seen.mean()) if len(seen) else 0.0
-        people.append(Found(joints, score, None if track == "-1" else track))
-    tracks = [person.track for person in people]
-    return people if len(set(tracks)) == len(tracks) else [person._replace(track=None) for person in people]
+    for item in items:
+        values = item.get("keypoints") or item.get("pose_keypoints_2d") or []
+        if "keypoint_scores" in item:
+            values = [[*point, score] for point, score in zip(values, item["keypoint_scores"], strict=False)]
+        joints = to_person(values, file, names) if values else np.zeros((1, 3))
+        if joints[:, 2].any():
+            scores = [item[key] for key in ("score", "bbox_score") if isinstance(item.get(key), (int, float))]
+            tracks = [item[key] for key in ("track_id", "idx") if item.get(key) is not None]
+            score = scores[0] if scores else float(joints[joints[:, 2] > 0, 2].mean())
+            track = str(tracks[0]).strip("[]").removesuffix(".0") if tracks else None
+            people.append(Found(joints, min(1.0, score), track))
+    return people
 
 
 def to_person(values: Any, file: Path, names: list[str] | None = None) -> np.ndarray:
@@ -243,22 +199,24 @@ def to_person(values: Any, file: Path, names: list[str] | None = None) -> np.nda
 
 
 def follow(
-    people: list[list[Found]], min_confidence: float, cuts: Iterable[int] = (), who: str | None = None
-) -> tuple[np.ndarray, list[tuple[int, str]]]:
-    """One person through all frames: (T, J, 3), zeros in frames without the person; and the frames in which another
-    person may be followed from there on, with the reason.
+    people: list[list[Found]], min_confidence: float, cuts: Collection[int] = (), who: str | None = None,
+    numbers: Sequence[int] | None = None,
+) -> np.ndarray:
+    """One person through all frames: (T, J, 3), zeros in frames without the person. Warns of frames from which on
+    another person may be followed: the detector's number changes, or several people are there after a gap.
 
     First the person with the largest score times height, or who: "I" the one from the left (0-based), "id:N" the one
     with the detector's number N, in all frames. Then the one of the same number, or the one nearest to the last
     position. A person farther away than one body height (plus 10 % per missed frame) is a different person, except
-    after a cut. cuts: the first frames after cuts. People with a score below LEAST_SCORE are left out.
+    after a cut. People with a score below LEAST_SCORE are left out.
+    cuts: the first frames after cuts. numbers: of the frames, for the warning.
     """
-    joints, last, missed, changes, cuts = np.zeros((len(people), len(NAMES), 3)), None, 0, [], set(cuts)
-    wanted, track, number = (who or "").removeprefix("id:") if (who or "").startswith("id:") else None, None, who
-    ids = {person.track for frame in people for person in frame}
-    if wanted is not None and wanted not in ids:
-        raise InputError(f"--person id:{wanted}: the keypoints have the numbers "
-                         f"{', '.join(sorted(filter(None, ids))[:9]) or 'of nobody'}")
+    joints, last, missed, changes = np.zeros((len(people), len(NAMES), 3)), None, 0, []
+    wanted = track = who.removeprefix("id:") if who and who.startswith("id:") else None
+    ids = sorted({person.track for frame in people for person in frame if person.track})
+    if wanted and wanted not in ids:
+        raise InputError(f"--person id:{wanted}: the keypoints have the numbers {', '.join(ids[:9]) or 'of nobody'}")
+    tracked = all(len({person.track for person in frame}) == len(frame) for frame in people)  # else all have one number
     for t, frame in enumerate(people):
         missed = np.inf if t in cuts else missed + 1
         found = [person for person in frame if person.score >= LEAST_SCORE and wanted in (None, person.track)
@@ -266,62 +224,46 @@ def follow(
         if not found:
             continue
         visible = [np.where(person.joints[:, 2:] >= min_confidence, person.joints[:, :2], np.nan) for person in found]
-        same = [i for i, person in enumerate(found) if track is not None and person.track == track]
-        if wanted is not None or same:
-            chosen = same[0] if same else 0
+        same = [i for i, person in enumerate(found) if tracked and track and person.track == track]
+        if same:
+            chosen = same[0]
         elif last is not None:
             distances = [distance(person, last) for person in visible]
             chosen = int(np.argmin(distances))
             if distances[chosen] > height_of(last) * (1 + 0.1 * (missed - 1)):
                 continue
-            if track is not None and found[chosen].track != track:
-                changes.append((t, f"the detector's number {track} becomes {found[chosen].track}"))
-            elif len(found) > 1 and missed > 1:
-                changes.append((t, f"the nearest of {len(found)} people after a gap or a cut"))
-        elif number is None:
-            sizes = [height_of(person) for person in visible]
-            chosen = int(np.argmax([person.score * size for person, size in zip(found, sizes, strict=True)]))
-        elif int(number) < len(found):
-            order = np.argsort([np.nanmedian(person[:, 0]) for person in visible], kind="stable")
-            chosen = int(order[int(number)])
+            if tracked and found[chosen].track != track or len(found) > 1 and missed > 1:
+                changes.append(numbers[t] if numbers is not None else t)
+        elif who is None or wanted:
+            chosen = int(np.argmax([person.score * height_of(xy) for person, xy in zip(found, visible, strict=True)]))
+        elif who in map(str, range(len(found))):
+            chosen = int(np.argsort([np.nanmedian(person[:, 0]) for person in visible], kind="stable")[int(who)])
         else:
-            raise InputError(f"--person {number}: frame {t} is the first with people and has {len(found)}; expected 0 "
+            raise InputError(f"--person {who}: frame {t} is the first with people and has {len(found)}; expected 0 "
                              f"to {len(found) - 1}, counted from the left")
         joints[t], last, missed, track = found[chosen].joints, visible[chosen], 0, found[chosen].track
-    return joints, changes
+    if changes:
+        print(f"warning: from frames {', '.join(map(str, changes[:NAMED]))} on ({len(changes)} in all) another person "
+              "may be followed; see --person id:N", file=sys.stderr)
+    return joints
 
 
-def check_people(people: list[list[Found]], size: tuple[int, int] | None, least: float, source: Path) -> None:
-    """InputError where there is nobody with joints of the confidence `least`, or where the coordinates are no pixels of
-    images of this size (width, height)."""
-    seen = [person.joints[person.joints[:, 2] >= least] for frame in people for person in frame]
-    joints = np.concatenate([person for person in seen if len(person) >= FEWEST] or [np.zeros((0, 3))])
-    if not len(joints):
+def check_person(joints: np.ndarray, size: tuple[int, int], least: float, source: Path) -> None:
+    """InputError where one person's joints (T, J, 3) show nobody, or are no pixels of frames of size (width, height).
+    Warns of what makes poor poses. least: the least confidence of joints that are drawn."""
+    seen, found = joints[joints[..., 2] >= max(least, 1e-9), :2], np.count_nonzero(joints[..., 2])
+    if not len(seen):
         raise InputError(f"{source}: no person in it with {FEWEST} joints of --min_confidence {least} or more")
-    if joints[:, :2].max() <= 2:
+    if np.ptp(seen, axis=0).max() <= 2:
         raise InputError(f"{source}: coordinates from 0 to 1; expected pixels (OpenPose: --keypoint_scale 0)")
-    if size and (outside := find_outside(joints, size)) > 0.5:
-        raise InputError(f"{source}: {outside:.0%} of the joints lie outside the video's {size[0]}x{size[1]}; expected "
+    outside, low = float(((seen < 0) | (seen > size)).any(axis=1).mean()), 1 - len(seen) / found
+    if outside > 0.5:
+        raise InputError(f"{source}: {outside:.0%} of the joints lie outside the {size[0]}x{size[1]} frames; expected "
                          "keypoints of this video at this size, rotated as it is shown, with square pixels")
-
-
-def find_outside(joints: np.ndarray, size: tuple[int, int]) -> float:
-    """The share of joints (N, 3) that lie outside an image of size (width, height)."""
-    return float(((joints[:, :2] < 0) | (joints[:, :2] > size)).any(axis=1).mean())
-
-
-def warn_of(joints: np.ndarray, size: tuple[int, int], least: float, changes: list[tuple[int, str]]) -> None:
-    """Warn of what makes poor poses: one person's joints (T, J, 3) in frames of size (width, height), and `changes` of
-    the person by the frame."""
-    seen, some = joints[joints[..., 2] >= max(least, 1e-9)], joints[joints[..., 2] > 0]
-    warnings = [f"frame {t}: another person may be followed from here: {reason}" for t, reason in changes[:NAMED]]
-    warnings += [f"{len(changes)} such frames in all; see --person id:N"] * (len(changes) > NAMED)
-    if len(seen) and (outside := find_outside(seen, size)) > 0.02:
-        warnings.append(f"{outside:.0%} of the person's joints lie outside the frames")
-    if len(some) and (low := 1 - len(seen) / len(some)) > 0.25:
-        warnings.append(f"{low:.0%} of the person's joints are not drawn: confidence below --min_confidence {least}")
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    if outside > 0.02:
+        print(f"warning: {outside:.0%} of the person's joints lie outside the frames", file=sys.stderr)
+    if low > 0.25:
+        print(f"warning: {low:.0%} of the person's joints are below --min_confidence {least}", file=sys.stderr)
 
 
 def height_of(person: np.ndarray) -> float:
@@ -338,17 +280,12 @@ def distance(person: np.ndarray, other: np.ndarray) -> float:
 
 
 def write_coco(
-    path: Path, names: list[str], people: list[np.ndarray], height: int, width: int, info: dict | None = None,
-    times: Iterable[float] | None = None,
+    path: Path, names: list[str], people: list[np.ndarray], height: int, width: int, info: dict | None = None
 ) -> None:
-    """A COCO file with an image for every name, also for those without a person. people: [T] of (n, J, 3); times: of
-    the frames, seconds."""
+    """A COCO file with an image for every name, also for those without a person. people: [T] of (n, J, 3)."""
     images = [{"id": t, "file_name": name, "width": width, "height": height} for t, name in enumerate(names)]
-    for image, time in zip(images, times or (), strict=False):
-        image["time"] = round(time, 4)
     placed = [(t, person.round(3).ravel().tolist()) for t, frame in enumerate(people) for person in frame]
-    annotations = [{"id": i, "image_id": t, "category_id": 1, "iscrowd": 0, "keypoints": values,
-                    "score": round(sum(values[2::3]) / max(1, np.count_nonzero(values[2::3])), 3)}
+    annotations = [{"id": i, "image_id": t, "category_id": 1, "iscrowd": 0, "keypoints": values}
                    for i, (t, values) in enumerate(placed)]
     skeleton = [[NAMES.index(name) + 1 for name in limb] for limb in LIMBS]
     category = {"id": 1, "name": "person", "keypoints": NAMES, "skeleton": skeleton}

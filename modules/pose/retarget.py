@@ -44,16 +44,16 @@ def middle(values: np.ndarray) -> float:
     return float(values[(values >= low) & (values <= high)].mean())
 
 
-def standing_in(poses: np.ndarray) -> Standing:
-    """Measure pose images (T, H, W, 3) uint8 in the palette "course": the torso is blue, only legs and feet lack blue
-    light, only eyes and ears lack green light alone. Both people are to be measured in images: their errors agree.
+def standing_in(poses: list[np.ndarray], size: tuple[int, int]) -> Standing:
+    """Measure pose images [T] of (h, w, 3) uint8 in the palette "course", in pixels of frames of size (width, height).
 
-    A place is a mean over pixels, so it is finer than one of them. InputError where torso, feet and head are not seen.
+    The torso is blue, only legs and feet lack blue light, only eyes and ears lack green light alone. A place is a mean
+    over pixels, so it is finer than one of them. InputError where torso, feet and head are not seen.
     """
-    red, green, blue = np.moveaxis(255 - poses.astype(np.float32), -1, 0)  # light that is missing
+    red, green, blue = np.moveaxis(255 - np.array(poses, np.float32), -1, 0)  # light that is missing, (T, h, w)
     torso = np.maximum(np.minimum(red, green) - blue, 0)
     legs = np.maximum(blue - np.minimum(red, green), 0)
-    columns, rows = np.arange(poses.shape[2]) + 0.5, np.arange(poses.shape[1]) + 0.5
+    rows, columns = ((np.arange(n) + 0.5) * side / n for n, side in zip(red.shape[1:], size[::-1], strict=True))
     waist = (torso.sum(axis=2) @ rows) / np.maximum(torso.sum(axis=(1, 2)), 1)
     # a hand has the head's colours, too, so only what lies above the middle of the torso counts
     head = np.maximum(green - np.maximum(red, blue), 0) * (rows < waist[:, None])[..., None]
@@ -61,12 +61,10 @@ def standing_in(poses: np.ndarray) -> Standing:
     if usable.sum() < 2:
         raise InputError(f"pose images: {usable.sum()} of {len(poses)} show torso, legs and head in the course's "
                          "colours; expected the course's labels, or a data set with keypoints.json")
-    hips = (torso[usable].sum(axis=1) @ columns) / torso[usable].sum(axis=(1, 2))
-    heads = (head[usable].sum(axis=2) @ rows) / head[usable].sum(axis=(1, 2))
-    ink = legs[usable].sum(axis=2)
+    torso, head, ink = torso[usable].sum(axis=1), head[usable].sum(axis=2), legs[usable].sum(axis=2)
     feet, below = LOWEST * ink.sum(axis=1, keepdims=True), np.cumsum(ink[:, ::-1], axis=1)[:, ::-1] - ink
     floors = np.clip(feet - below, 0, ink) @ rows / feet[:, 0]
-    return standing_of(hips, floors, heads)
+    return standing_of(torso @ columns / torso.sum(axis=1), floors, head @ rows / head.sum(axis=1))
 
 
 def standing_of(hips: np.ndarray, floors: np.ndarray, heads: np.ndarray) -> Standing:

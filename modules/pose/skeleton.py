@@ -32,7 +32,7 @@ LIMBS = [("neck", "middle_hip"), ("neck", "nose")] + [
 
 PALETTES = ("openpose", "course")
 COURSE_SIZE, COURSE_LEAST = np.array([1920, 1080]), 512  # pixels of that renderer's images; rows that are drawn
-COURSE_DOT, COURSE_LIMB, COURSE_OPACITY = 7.5, 3.75, 0.6  # radius, half a width: pixels of COURSE_SIZE
+COURSE_DOT, COURSE_LIMB, COURSE_OPACITY = 7.5, 3.75, 153  # radius, half a width: pixels of COURSE_SIZE; of 255
 COURSE = {"neck": (0, 0, 255), "right_shoulder": (0, 55, 255), "right_elbow": (0, 110, 255),
           "right_wrist": (0, 165, 255), "left_shoulder": (0, 215, 255), "left_elbow": (0, 235, 255),
           "left_wrist": (0, 255, 255), "middle_hip": (0, 0, 255), "right_hip": (0, 255, 175),
@@ -101,19 +101,16 @@ def course_pose(pixels: np.ndarray, seen: np.ndarray, height: int, width: int) -
     size = np.array([width, height]) * max(1, -(-COURSE_LEAST // height))
     scale = size / COURSE_SIZE
     image = Image.new("RGB", tuple(size.tolist()), "white")
+    draw = ImageDraw.Draw(image, "RGBA")  # paints translucent colours over what is there
     points = {name: pixels[i] * size / (width, height) for i, name in enumerate(NAMES) if seen[i]}
     for name in COURSE:
         if name in points:
             outline = points[name] + COURSE_DOT * scale * DIRECTIONS.T
-            ImageDraw.Draw(image).polygon(outline.ravel().tolist(), fill=COURSE[name])
+            draw.polygon(outline.ravel().tolist(), fill=COURSE[name])
     for first, last in COURSE_LIMBS:
         if first in points and last in points:
             half = (points[last] - points[first]) / scale / 2
             across = COURSE_LIMB / max(np.hypot(*half), 1e-6) * np.array([-half[1], half[0]])
             outline = (points[first] + points[last]) / 2 + scale * (DIRECTIONS.T @ np.stack([half, across]))
-            corner = np.floor(outline.min(axis=0)).astype(int)
-            extent = (np.ceil(outline.max(axis=0)) - corner + 1).astype(int).clip(1, 4 * size.max())
-            mask = Image.new("L", tuple(extent.tolist()))
-            ImageDraw.Draw(mask).polygon((outline - corner).ravel().tolist(), fill=round(255 * COURSE_OPACITY))
-            image.paste(COURSE[first], tuple(corner.tolist()), mask)
+            draw.polygon(outline.ravel().tolist(), fill=(*COURSE[first], COURSE_OPACITY))
     return image.resize((width, height), Image.Resampling.BILINEAR)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from modules.data.pairing import one_sequence
@@ -20,9 +19,7 @@ from modules.runtime import InputError
 FOLDER_RATE = 30.0  # frames a second of a folder of images, which has no times
 UNEVEN = 0.25  # a step between two frames that is this share off the median makes a variable rate
 LOCAL = {"protocol_whitelist": "file,crypto"}  # a file that refers to the net gets nothing
-BT709 = 1  # in FFmpeg's numbers of primaries and transfer functions
-HDR = {16: "PQ", 18: "HLG"}
-CONVERTER = VideoReformatter()  # keeps the table of an HDR conversion, which takes seconds to make
+HDR = {16: "PQ", 18: "HLG"}  # by FFmpeg's number of the transfer function
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
@@ -32,7 +29,6 @@ class Video(NamedTuple):
     height: int  # pixels, as it is shown
     width: int
     times: np.ndarray  # (N) seconds from the first frame on
-    told: str = ""  # what was changed in its frames
 
     @property
     def rate(self) -> float:
@@ -62,21 +58,15 @@ def open_video(path: Path) -> Video:
 
 def probe(path: Path) -> Video:
     """Decode once for the times of all frames."""
-    times, first = [], None
+    times, image = [], None
     for frame, aspect in decode(path):
-        first = first or (shown(frame, aspect), aspect, frame)
+        image = image or shown(frame, aspect)
         times.append(frame.time)
-    if first is None:
+    if image is None:
         raise InputError(f"{path}: no video frame in it; expected a video")
-    image, aspect, frame = first
-    if frame.color_trc in HDR and int(av.__version__.partition(".")[0]) < 18:
-        raise InputError(f"{path}: HDR ({HDR[frame.color_trc]}), which av {av.__version__} does not convert; "
-                         "expected av 18 or newer (Python 3.11), or an SDR video")
     if None in times or (np.diff(times) <= 0).any():  # times that make no sense: as if the rate were constant
         times = (np.arange(len(times)) / FOLDER_RATE).tolist()
-    told = [f"{HDR[frame.color_trc]}, converted to BT.709"] if frame.color_trc in HDR else []
-    told += [f"pixels {aspect:.4g} times as wide as high, made square"] if aspect != 1 else []
-    return Video(path, None, image.height, image.width, np.array(times) - times[0], "; ".join(told))
+    return Video(path, None, image.height, image.width, np.array(times) - times[0])
 
 
 def decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
@@ -94,6 +84,9 @@ def decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
                     if packet.is_corrupt:
                         raise InputError(f"{path}: damaged or cut off after frame {count}; expected a whole video")
                     for frame in packet.decode():
+                        if frame.color_trc in HDR:
+                            raise InputError(f"{path}: HDR ({HDR[frame.color_trc]}); expected SDR (BT.709): ffmpeg or "
+                                             "the phone converts it")
                         yield frame, aspect
                         count += 1
     except (av.FFmpegError, OSError) as error:
@@ -102,11 +95,9 @@ def decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
 
 
 def shown(frame: av.VideoFrame, aspect: float) -> Image.Image:
-    """A frame as a player shows it: BT.709, transparent pixels over white, square pixels, upright."""
-    target = {"dst_color_trc": BT709, "dst_color_primaries": BT709} if frame.color_trc in HDR else {}
+    """A frame as a player shows it: transparent pixels over white, square pixels, upright."""
     alpha = any(component.is_alpha for component in frame.format.components)
-    plain = CONVERTER.reformat(frame, format="rgba" if alpha else "rgb24", src_color_range=frame.color_range, **target)
-    image = over_white(Image.fromarray(plain.to_ndarray()))
+    image = over_white(Image.fromarray(frame.to_ndarray(format="rgba" if alpha else "rgb24")))
     if aspect != 1:
         image = image.resize((max(1, round(image.width * aspect)), image.height), Image.Resampling.BILINEAR)
     turn = TURNS.get(frame.rotation % 360)

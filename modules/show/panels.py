@@ -5,7 +5,6 @@ generated frames. The error is the mean absolute difference over the channels, o
 """
 
 import functools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,12 +40,6 @@ def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     error = np.abs(prediction.astype(np.int16) - truth).sum(axis=-1)  # 0 … 3 * 255
     colors = HEAT[np.minimum(np.arange(3 * 255 + 1) / (3 * ERROR_FULL), 255).round().astype(np.uint8)]
     return colors[error]
-
-
-def magnified(frames: np.ndarray) -> Iterator[np.ndarray]:
-    """Frames (T, H, W, 3) as large as the panels show them."""
-    scale = max(1, min(SCALE, WIDEST // frames.shape[2]))
-    return (frame.repeat(scale, axis=0).repeat(scale, axis=1) for frame in frames)
 
 
 class Panels:

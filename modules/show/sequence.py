@@ -23,7 +23,7 @@ from modules.runtime import InputError
 from modules.score.baselines import compare, warn_if_below_baselines
 from modules.score.metrics import score
 from modules.show.curves import draw_scores
-from modules.show.panels import STRIP_SCALE, Panels, PredictedSequence, magnified
+from modules.show.panels import SCALE, STRIP_SCALE, WIDEST, Panels, PredictedSequence
 from modules.show.video import save_gif, save_mp4
 
 VALIDATION_VIDEOS = 4  # the first validation sequences: training does not wait for the files of more
@@ -82,7 +82,9 @@ def draw_test(
         exact.append(partial(write_frames, folder / "frames.npz", predicted))
         tasks += sequence_files(predicted, folder / "panel", gifs, kind)
         if kind == "all":
-            tasks.append(partial(save_mp4, folder / "pred_seq.mp4", magnified(predicted.prediction), rate))
+            scale = max(1, min(SCALE, WIDEST // predicted.prediction.shape[2]))
+            enlarged = (frame.repeat(scale, 0).repeat(scale, 1) for frame in predicted.prediction)
+            tasks.append(partial(save_mp4, folder / "pred_seq.mp4", enlarged, rate))
         if scores is not None and kind != "none":
             per_frame = {sequence.name: scores.mean(dim=0).tolist()}
             figures.append(partial(draw_scores, per_frame, folder / "psnr_per_frame.png", "sequence"))
