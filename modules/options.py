@@ -28,10 +28,12 @@ BEST = {
     "kl_anneal_type": "Constant", "prior": "learned", "posterior_share": 1.0, "posterior_end": 0.6, "optim": "Muon",
     "lr": 5e-3, "lr_schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.2, "ema": 0.05, "batch_size": 16,
     "train_vi_len": 2, "tfr": 0.0, "windows": "anywhere", "random_start": True, "shift_down": 2, "shift_right": 12,
-    "last_noise": 0.1, "last_mix": 1.0, "best_by": "bound",
+    "best_by": "bound",
 }
 PRESETS = {  # what differs from the flags' own defaults, which are the course template's
     "best": BEST,
+    # the prior is trained on last frames, so that what poses do not show moves on from frame to frame
+    "recursive": BEST | {"last_frame": "previous", "last_noise": 0.1, "last_mix": 1.0},
     # the course specification with the template's defaults
     "template": {},
     # the protocol of the report that this project starts from, so that its study can be repeated
@@ -193,6 +195,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="training clips start anywhere, shuffled; or one after the other as in the template")
     add("--random_start", action=argparse.BooleanOptionalAction, default=False,
         help="draw each clip's x_1 from anywhere in its sequence (with --windows anywhere)")
+    add("--last_frame", default="x_1", **one_of("x_1", "previous"),
+        help="the last frame that a clip begins with: x_1, or the true previous frame (with --windows anywhere)")
     add("--last_noise", type=natural_float, default=0.0,
         help="coarse noise on the last frames that a clip begins with: its largest standard deviation, range 1")
     add("--last_mix", type=unit_float, default=0.0,
@@ -303,9 +307,9 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
     template_order = args.windows == "template"
     one_step = args.train_vi_len == 2 and args.tf_decides == "feed"
     rules = (
-        (("random_start", "shift_down", "shift_right", "last_noise", "last_mix"), template_order,
-         "with --windows template"),
-        (("last_noise", "last_mix"), args.arch == "multiscale" and args.prior == "standard", "with --prior standard"),
+        (("random_start", "shift_down", "shift_right", "last_frame"), template_order, "with --windows template"),
+        (("last_noise", "last_mix"), args.last_frame == "x_1", "with --last_frame x_1"),
+        (("last_frame",), args.arch == "multiscale" and args.prior == "standard", "with --prior standard"),
         (("posterior_share", "posterior_end"), args.z_from == "prior", "with --z_from prior"),
         (("tfr_rule", "tfr_sde", "tfr_d_step"), args.tfr == 0, "with --tfr 0"),
         (("tfr", "tfr_rule", "tfr_sde", "tfr_d_step"), one_step and args.tfr > 0,

@@ -80,7 +80,8 @@ def first_batch(dance, flags, ranks=None, batch_size=4, epoch=0, last_frames=1):
 
 
 def test_the_last_frames_are_the_true_ones_before_the_clip_with_coarse_noise(dance):
-    clean = "--last_noise 0 --last_mix 0"
+    assert first_batch(dance, "").last is None, "x_1"
+    clean = "--last_frame previous"
     plain = first_batch(dance, clean)
     assert plain.frames.shape == plain.poses.shape == (4, 3, 3, 16, 32)
     assert not torch.equal(plain.x_1, plain.frames[:, 0]), "from anywhere"
@@ -91,7 +92,7 @@ def test_the_last_frames_are_the_true_ones_before_the_clip_with_coarse_noise(dan
     assert two.last.shape == (4, 2, 3, 16, 32) and two.frames.shape == two.poses.shape == plain.frames.shape
     assert torch.equal(two.last[:, 1], two.frames[:, 0] / 255) and not torch.equal(two.last[:, 0], two.last[:, 1])
 
-    flags = "--last_noise 0.2 --last_mix 0"
+    flags = "--last_frame previous --last_noise 0.2"
     noisy = first_batch(dance, flags, last_frames=2)
     for field in ("x_1", "frames", "poses", "noise"):
         assert torch.equal(getattr(two, field), getattr(noisy, field)), "the flag changes nothing else"
@@ -106,7 +107,7 @@ def test_the_last_frames_are_the_true_ones_before_the_clip_with_coarse_noise(dan
     assert not torch.equal(noisy.last, first_batch(dance, flags, epoch=1, last_frames=2).last)
     halves = [first_batch(dance, flags, Ranks(rank, 2), 2, last_frames=2).last for rank in (0, 1)]
     assert torch.equal(torch.stack(halves, dim=1).flatten(0, 1), noisy.last), "drawn for the whole batch"
-    mixed = first_batch(dance, "--last_noise 0 --last_mix 0.8", last_frames=2)
+    mixed = first_batch(dance, "--last_frame previous --last_mix 0.8", last_frames=2)
     away, towards_x_1 = mixed.last - two.last, mixed.x_1[:, None] / 255 - two.last
     shares = (away * towards_x_1).flatten(1).sum(dim=1) / towards_x_1.square().flatten(1).sum(dim=1)
     assert 0 <= shares.min() < shares.max() <= 0.8

@@ -52,8 +52,9 @@ def test_an_error_in_a_flag_is_one_line(program, wrong, words):
     (parse_trainer, [*NEEDED, "--shift_down", "3", "--preset", "template"], "no effect with --windows template"),
     (parse_trainer, [*NEEDED, "--tfr_rule", "interval", "--tfr", "0.5", "--tfr_sde", "0"], "--tfr_sde 0"),
     (parse_trainer, [*NEEDED, "--kl_beta", "1", "--kl_anneal_type", "None"], "--kl_beta has no effect"),
-    (parse_trainer, [*NEEDED, "--last_noise", "0.1", "--preset", "template"], "--last_noise has no effect with"),
-    (parse_trainer, [*NEEDED, "--last_noise", "0.1", "--prior", "standard"], "no effect with --prior standard"),
+    (parse_trainer, [*NEEDED, "--last_frame", "previous", "--preset", "template"], "--last_frame has no effect with"),
+    (parse_trainer, [*NEEDED, "--preset", "recursive", "--prior", "standard", "--last_frame", "previous"],
+     "no effect with --prior standard"),
 ])
 def test_flags_that_miss_or_contradict_another_are_one_line(parse, flags, words):
     with pytest.raises(InputError, match=words):

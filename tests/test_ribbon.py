@@ -127,7 +127,7 @@ def test_best_of_samples_minus_the_mean(data, monkeypatch):
 def test_study_writes_the_table(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(ribbon, "SAMPLES", 2)
     flags = ["--DR", sets / "ribbon", *SMALL, "--num_epoch", 1, "--epoch_steps", 2, "--device", "cpu",
-             "--pictures", "none", "--last_noise", 0.2]
+             "--pictures", "none", "--preset", "recursive"]
     run = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run")
     assert run.returncode == 0, run.stderr
     best = tmp_path / "run/best.ckpt"

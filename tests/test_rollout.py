@@ -179,7 +179,7 @@ def test_training_learns(dance, tmp_path, preset, flags):
         assert psnr(frames, truth[1:]).mean() > psnr(truth[:1].expand_as(truth[1:]), truth[1:]).mean() + 0.3
 
 
-@pytest.mark.parametrize("preset", [*PRESETS, "best --last_noise 0.1 --prior learned2"])
+@pytest.mark.parametrize("preset", [*PRESETS, "recursive --prior learned2"])
 def test_no_tensor_stays_on_the_cpu_where_there_is_a_gpu(dance, tmp_path, preset, monkeypatch):
     """Feed, rollout, loss and predict on a device that is only pretended: an operation on two devices is an error."""
     from dataloader import Dataset_Dance

@@ -78,7 +78,8 @@ class Feed:
         if args.windows == "template":
             frames, poses = frames[:, 1:], poses[:, 1:]
         else:
-            last = self._disturbed(frames[:, 1 : self.last_frames + 1], x_1, epoch, step)
+            if args.last_frame == "previous":
+                last = self._disturbed(frames[:, 1 : self.last_frames + 1], x_1, epoch, step)
             frames, poses = frames[:, self.last_frames :], poses[:, self.last_frames :]
 
         # the first clips of the batch take z from the posterior, the others take the prior's mean
