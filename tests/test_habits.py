@@ -40,7 +40,7 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
 def test_a_training_step_keeps_all_tensors_on_the_gpu(dance, monkeypatch):
     """With tensors that only know shape and device. Torch has no backward and no fused optimizer for them."""
     flags = ["--DR", dance, "--save_root", "x", *SMALL, "--train_vi_len", 2, "--ema", 0.5]
-    trainer = trainer_module.Trainer(parse_trainer([*map(str, flags), "--last_noise", "0.1", "--device", "cpu"]))
+    trainer = trainer_module.Trainer(parse_trainer([*map(str, flags), "--preset", "recursive", "--device", "cpu"]))
     trainer.device = trainer.feed.device = torch.device("cuda")
     fused, new_model = set(), trainer_module.new_model
     monkeypatch.setattr(torch, "_fused_adamw_", lambda *lists, lr, found_inf, **_: fused.update(
