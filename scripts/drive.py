@@ -76,7 +76,7 @@ def fit(clips: list[np.ndarray], measured: np.ndarray, dancer: tuple, labels: Pa
         small = measured * (MEASURED[1] / size[0], MEASURED[0] / size[1], 1)
         poses = [np.asarray(pose) for pose in draw_poses(small, args.min_confidence, *MEASURED, None)]
         drawn = standing_in(poses, size)
-    for name, standing in (("The other person", source), ("the dancer", target)):
+    for name, standing in (("The other person", source), ("The dancer", target)):
         print(f"{name} is {standing.height:.1f} px tall and stands at ({standing.across:.1f}, {standing.floor:.1f})")
     clips = [fit_to(clip, source, target, stretch) for clip in clips]
     return clips if dancer[0] is not None else [fit_to(clip, drawn, target) for clip in clips]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from modules.data.layout import FRAMES_PER_SECOND
+
 SCALE, STRIP_SCALE, WIDEST = 4, 2, 512  # magnification of panels and strip; px that a magnified image may be wide
 BORDER, LINE = 4, 20  # px: coloured border, line of text
 GREEN, RED = (0, 158, 115), (213, 94, 0)  # Okabe & Ito's, which colour-blind readers can tell apart
@@ -32,7 +34,7 @@ class PredictedSequence(NamedTuple):
     truth: np.ndarray | None = None  # the same, if the true frames are known
     psnr: list[float] | None = None  # (T-1) dB of frames 2, 3, …, with truth
     nearest: np.ndarray | None = None  # the same as prediction: the nearest training poses
-    rate: float = 20  # frames a second
+    rate: float = FRAMES_PER_SECOND
 
 
 def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
