@@ -23,12 +23,12 @@ from modules.data.reading import read_image
 from modules.files import write_json
 from modules.options import unit_float
 from modules.pose.keypoints import check_person, follow, read_keypoints
-from modules.pose.output import new_dataset
-from modules.pose.retarget import find_standing, fit_to, standing_in
+from modules.pose.output import new_dataset, script_parser
+from modules.pose.retarget import Standing, find_standing, fit_to, standing_in
 from modules.pose.skeleton import COURSE_SIZE, draw_poses
 from modules.runtime import InputError, run_program
 
-MOST, MEASURED = 600, (64, 128)  # pose images that tell where a person stands: how many, and their height and width
+MOST = 600  # pose images that tell where a person stands
 
 
 def read_dancer(file: Path) -> tuple[np.ndarray, float, tuple[float, float] | None]:
@@ -39,90 +39,78 @@ def read_dancer(file: Path) -> tuple[np.ndarray, float, tuple[float, float] | No
                          "--palette course does without for the course's data set")
     keypoints = read_keypoints(file)
     people, info = keypoints.matched(), keypoints.info
-    try:
-        confidence, *widths = (float(info[key]) for key in ("min_confidence", "limb", "least"))
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f'{file}: no "info" with numbers min_confidence, limb and least; expected the file that '
-                         "import_video.py wrote") from None
-    joints = follow(people, confidence, range(len(people)))
-    return joints, confidence, None if info.get("palette") == "course" else tuple(widths)
+    if not {"min_confidence", "widths"} <= set(info):
+        raise InputError(f'{file}: no "info" with min_confidence and widths; expected what import_video.py writes now')
+    return follow(people, info["min_confidence"], range(len(people))), info["min_confidence"], info["widths"]
 
 
 def read_clip(path: Path, args: argparse.Namespace, rate: float) -> np.ndarray:
     """The person's joints (T, J, 3) of a clip. rate: of the dancer's frames."""
     keypoints = read_keypoints(path)
     clip = follow(keypoints.matched(), args.min_confidence, who=args.person)
-    own = keypoints.info.get("frames_per_second")
-    if len(clip) < 2:
-        raise InputError(f"{path}: one frame; expected a clip of a person")
-    if isinstance(own, (int, float)) and not 0.9 < own / rate < 1.1:
+    own = keypoints.info.get("frames_per_second", rate)
+    if not 0.9 < own / rate < 1.1:
         print(f"warning: {path}: {own:g} frames a second, the dancer's have {rate:g}: the dance plays {rate / own:.2f} "
               "times as fast", file=sys.stderr)
     return clip
 
 
-def fit(clips: list[np.ndarray], measured: np.ndarray, dancer: tuple, labels: Path, args: argparse.Namespace,
-        size: tuple[int, int]) -> list[np.ndarray]:
-    """Clips fitted to the dancer, in pixels of frames of size (width, height). `measured`: joints that show where the
-    other person stands. dancer: joints and least confidence; joints None: measured in the pose images in `labels`."""
-    source, stretch = find_standing(measured, args.min_confidence, f"{(args.fit_with or args.keypoints)[0]}"), 1.0
-    if dancer[0] is not None:
-        target = find_standing(*dancer, "keypoints.json of the dancer")
-    else:  # the other person is measured in pose images, too: both have the same errors
-        files = list(one_sequence(labels).values())
-        images = [read_image(path, *MEASURED).transpose(1, 2, 0) for path in files[:: -(-len(files) // MOST)]]
-        target, stretch = standing_in(images, size), size[0] / size[1] / (COURSE_SIZE[0] / COURSE_SIZE[1])
-        measured = fit_to(measured, source, target, stretch)[:: -(-len(measured) // MOST)]
-        small = measured * (MEASURED[1] / size[0], MEASURED[0] / size[1], 1)
-        poses = [np.asarray(pose) for pose in draw_poses(small, args.min_confidence, *MEASURED, None)]
-        drawn = standing_in(poses, size)
-    for name, standing in (("The other person", source), ("The dancer", target)):
-        print(f"{name} is {standing.height:.1f} px tall and stands at ({standing.across:.1f}, {standing.floor:.1f})")
-    clips = [fit_to(clip, source, target, stretch) for clip in clips]
-    return clips if dancer[0] is not None else [fit_to(clip, drawn, target) for clip in clips]
+def fit_by_images(
+    other: np.ndarray, source: Standing, labels: Path, size: tuple[int, int], least: float
+) -> list[tuple[Standing, Standing, float]]:
+    """The arguments of fit_to in two steps, for a dancer with pose images in the palette "course" and no joints: to
+    where these say, and then as far as the other person's (T, J, 3) fitted pose images, measured alike, are off."""
+    files = list(one_sequence(labels).values())
+    images = [read_image(path, size[1], size[0]).transpose(1, 2, 0) for path in files[:: -(-len(files) // MOST)]]
+    target, stretch = standing_in(images), size[0] / size[1] / (COURSE_SIZE[0] / COURSE_SIZE[1])
+    fitted = fit_to(other[:: -(-len(other) // MOST)], source, target, stretch)
+    drawn = [np.asarray(pose) for pose in draw_poses(fitted, least, size[1], size[0], None)]
+    return [(source, target, stretch), (standing_in(drawn), target, 1.0)]
 
 
 def drive(args: argparse.Namespace, new: Path) -> None:
     """Write the test sequences below the folder `new`."""
     root = find_root(args.DR)
-    if args.palette and not (root / "keypoints.json").is_file():
-        dancer, widths = (None, 0), None
-    else:
-        *dancer, widths = read_dancer(root / "keypoints.json")
-    if args.palette and widths:
-        raise InputError(f"--palette course: the poses of {root} have the other palette; leave the flag out")
+    dancer = None if args.palette else read_dancer(root / "keypoints.json")
     first = min(one_sequence(root / "train/train_img").items())[1]
     image, first_pose = (Image.fromarray(read_image(path).transpose(1, 2, 0)) for path in (
         first, root / "train/train_label" / first.name))
     rate = frames_per_second(root)
     clips = [read_clip(path, args, rate) for path in args.keypoints]
     if not args.no_fit:
-        measured = np.concatenate([read_clip(path, args, rate) for path in args.fit_with] or clips)
-        clips = fit(clips, measured, dancer, root / "train/train_label", args, image.size)
-    for path, clip in zip(args.keypoints, clips, strict=True):
-        check_person(clip, image.size, args.min_confidence, path)
-    for index, joints in enumerate(clips):
+        other = np.concatenate([read_clip(path, args, rate) for path in args.fit_with] or clips)
+        source = find_standing(other, args.min_confidence, f"{(args.fit_with or args.keypoints)[0]}")
+        if dancer:
+            fits = [(source, find_standing(dancer[0], dancer[1], f"{root / 'keypoints.json'}"))]
+        else:
+            fits = fit_by_images(other, source, root / "train/train_label", image.size, args.min_confidence)
+        for name, person in zip(("The other person", "The dancer"), fits[0], strict=False):
+            print(f"{name} is {person.height:.1f} px tall and stands at ({person.across:.1f}, {person.floor:.1f})")
+        for fit in fits:
+            clips = [fit_to(clip, *fit) for clip in clips]
+    for index, (path, joints) in enumerate(zip(args.keypoints, clips, strict=True)):
+        check_person(joints, image.size, args.min_confidence, path)
         label, given = new / f"test/test_label/{index}", new / f"test/test_img/{index}"
         label.mkdir(parents=True)
         given.mkdir(parents=True)
+        widths = dancer and dancer[2]
         for t, pose in enumerate(draw_poses(joints, args.min_confidence, image.height, image.width, widths)):
             (pose if t else first_pose).save(label / f"frame{t:06d}.png")  # the first belongs to the given frame
         image.save(given / "frame000000.png")
-        print(f"{args.keypoints[index]}: sequence {index}, {len(joints)} frames")
+        print(f"{path}: sequence {index}, {len(joints)} frames")
     write_json(new / "info.json", {"frames_per_second": rate})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
+    parser = script_parser(__doc__, "folder for the test sequences; new or empty")
     add = parser.add_argument
     add("--DR", required=True, help="the dancer's data set, with keypoints.json")
     add("--keypoints", type=Path, required=True, nargs="+", metavar="OTHER", help="detectors' folders or files of "
         "the other person, one a clip, all of one camera; each becomes a sequence")
-    add("--palette", choices=["course"], help="for a data set without keypoints.json: its pose images are measured")
+    add("--palette", choices=["course"], help="the dancer's poses have the course's palette: these images are measured "
+        "in place of keypoints.json")
     add("--fit_with", type=Path, nargs="+", default=[], metavar="K", help="where to measure the other person's "
         "height and place: longer clips of the same camera; by default all of OTHER")
-    add("--out", type=Path, required=True, metavar="DRIVEN", help="folder for the test sequences; new or empty")
     add("--no_fit", action="store_true", help="take the keypoints as they are, as pixels of the dancer's frames")
     add("--person", metavar="I", help="whom to follow, see import_video.py")
     add("--min_confidence", type=unit_float, default=0.3, metavar="C", help="joints below are left out (%(default)s)")

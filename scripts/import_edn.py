@@ -6,17 +6,14 @@ FOLDER holds train/train_img, train/train_label, test/test_img and test/test_lab
 to 629 of its test part are the validation, each further 630 a test sequence. So it is here for all subjects.
 """
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from modules.data.layout import find_root, mode_folder
 from modules.data.pairing import one_sequence
-from modules.pose.output import new_dataset
-from modules.progress import Progress
+from modules.pose.output import new_dataset, script_parser
 from modules.runtime import run_program
 
 LENGTH = 630  # frames of the validation and of each test sequence
@@ -25,30 +22,23 @@ LENGTH = 630  # frames of the validation and of each test sequence
 def import_edn(root: Path, new: Path) -> None:
     """Copy the frames of a subject below the folder `new`."""
     for mode, kind in (("train", "img"), ("train", "label"), ("test", "img"), ("test", "label")):
-        folder = mode_folder(root, mode) / f"{mode}_{kind}"
-        files = list(one_sequence(folder).values()) if mode == "train" or folder.is_dir() else []
-        with Progress(folder.name, len(files), "frame") as bar:
-            for i, file in enumerate(files):
-                part = "train" if mode == "train" else "val" if i < LENGTH else "test"
-                targets = [f"{part}/{part}_{kind}"]
-                if part == "test":
-                    targets = [f"test/test_{'gt' if kind == 'img' else kind}/{i // LENGTH - 1}"]
-                    targets += [f"test/test_img/{i // LENGTH - 1}"] * (kind == "img" and i % LENGTH == 0)
-                for target in targets:
-                    (new / target).mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(file, new / target / file.name)
-                bar.update()
+        for i, (number, file) in enumerate(one_sequence(root / mode / f"{mode}_{kind}").items()):
+            sequence, place = divmod(i, LENGTH)
+            target = f"{mode}/{mode}_{kind}/frame{number:06d}.png"
+            if mode == "test" and sequence == 0:
+                target = f"val/val_{kind}/frame{number:06d}.png"
+            elif mode == "test":
+                target = f"test/test_{'gt' if kind == 'img' else kind}/{sequence - 1}/frame{place:06d}.png"
+            (new / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, new / target)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
+    parser = script_parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a subject: the folder that holds train/ and test/")
-    parser.add_argument("--out", type=Path, required=True, metavar="DR", help="folder for the data set; new or empty")
     args = parser.parse_args()
-    root = find_root(args.folder)
     with new_dataset(args.out, "import_edn", vars(args)) as new:
-        import_edn(root, new)
+        import_edn(args.folder, new)
     print(f"{args.out}: written; next: python Trainer.py --DR {args.out} --save_root runs/{args.out.name}")
 
 

@@ -12,18 +12,17 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from find_keypoints import find_keypoints
-from PIL import Image
+from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from modules.files import write_json
 from modules.options import natural_float, number, positive, positive_float, unit_float
 from modules.pose.keypoints import check_person, follow, read_keypoints, write_coco
-from modules.pose.output import new_dataset
+from modules.pose.output import new_dataset, script_parser
 from modules.pose.skeleton import LINE, PALETTES, draw_poses
 from modules.pose.video import FOLDER_RATE, Video, choose_frames, open_video, read_frames
 from modules.progress import Progress
@@ -35,38 +34,22 @@ AROUND, TIMES, LEAST = 5, 3, 1.5  # a cut: so many times the differences of the 
 Stretches = list[tuple[int, int]]  # runs of frames [begin, end)
 
 
-class Framing(NamedTuple):
-    """Which part of the video's image goes where in a frame."""
-
-    box: tuple[float, float, float, float]  # left, top, right, bottom of the part, pixels of the video
-    place: tuple[int, int, int, int]  # left, top, width, height in the frame, pixels of the frame
-    size: tuple[int, int]  # of the frame: width, height
-
-    def image(self, image: Image.Image) -> Image.Image:
-        """The frame, resized as everywhere with PIL's antialiased bilinear filter."""
-        left, top, width, height = self.place
-        frame = Image.new("RGB", self.size)
-        frame.paste(image.resize((width, height), Image.Resampling.BILINEAR, box=self.box), (left, top))
-        return frame
-
-    def joints(self, joints: np.ndarray) -> np.ndarray:
-        """Joints (T, J, 3) in pixels of the video, as pixels of the frame."""
-        box, place, moved = np.array(self.box), np.array(self.place), joints.copy()
-        moved[..., :2] = place[:2] + place[2:] / (box[2:] - box[:2]) * (joints[..., :2] - box[:2])
-        moved[joints[..., 2] == 0] = 0
-        return moved
-
-
-def find_framing(video: Video, height: int, width: int, fit: str) -> Framing:
-    """Crop to the frame's aspect around the middle, or fit the whole image between black bars."""
-    scales = width / video.width, height / video.height
+def frame_of(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
+    """The middle of a video's image at the aspect of size (width, height), or with "letterbox" all of it between black
+    bars, resized as everywhere with PIL's antialiased bilinear filter."""
     if fit == "letterbox":
-        inside = [max(1, round(side * min(scales))) for side in (video.width, video.height)]
-        place = ((width - inside[0]) // 2, (height - inside[1]) // 2, *inside)
-        return Framing((0, 0, video.width, video.height), place, (width, height))
-    inside = width / max(scales), height / max(scales)
-    left, top = (video.width - inside[0]) / 2, (video.height - inside[1]) / 2
-    return Framing((left, top, left + inside[0], top + inside[1]), (0, 0, width, height), (width, height))
+        (width, height), aspect = image.size, size[0] / size[1]
+        image = ImageOps.pad(image, (max(width, round(height * aspect)), max(height, round(width / aspect))))
+    return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+
+
+def joints_in_frame(joints: np.ndarray, video: Video, size: tuple[int, int], fit: str) -> np.ndarray:
+    """Joints (T, J, 3) in pixels of the video, as pixels of the frame that frame_of makes."""
+    inside, moved = np.array([video.width, video.height]), joints.copy()
+    scale = np.max(size / inside) if fit == "crop" else np.min(size / inside)
+    moved[..., :2] = scale * (joints[..., :2] - inside / 2) + np.array(size) / 2
+    moved[joints[..., 2] == 0] = 0
+    return moved
 
 
 def find_cuts(thumbnails: np.ndarray) -> list[int]:
@@ -100,14 +83,14 @@ def split(stretches: Stretches, val_share: float, test_share: float, gap: int) -
     return parts
 
 
-def write_frames(folder: Path, video: Video, chosen: np.ndarray, framing: Framing) -> np.ndarray:
+def write_frames(folder: Path, video: Video, chosen: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
     """Write the chosen frames as folder/<k>.png and return their thumbnails (T, h, w), grey."""
     folder.mkdir()
     thumbnails = np.empty((len(chosen), *THUMBNAIL[::-1]), np.float32)
     with Progress("reading", int(chosen[-1]) + 1, "frame") as bar:
         for t, image in enumerate(read_frames(video)):
             for k in range(*np.searchsorted(chosen, (t, t + 1))):
-                framing.image(image).save(folder / f"{k}.png")
+                frame_of(image, size, fit).save(folder / f"{k}.png")
                 thumbnails[k] = image.convert("L").resize(THUMBNAIL, Image.Resampling.BILINEAR)
             bar.update()
             if t >= chosen[-1]:
@@ -117,8 +100,7 @@ def write_frames(folder: Path, video: Video, chosen: np.ndarray, framing: Framin
 
 def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: argparse.Namespace) -> None:
     """Move the frames of raw/<k>.png to their place, with poses, and the training frames' joints to keypoints.json."""
-    widths, names, people = (max(LINE * args.frame_H, 1), 1), [], []
-    info = {"palette": args.palette, "limb": widths[0], "least": widths[1], "min_confidence": args.min_confidence}
+    names, people, widths = [], [], None if args.palette == "course" else (max(LINE * args.frame_H, 1), 1)
     for part, stretches in parts.items():
         number = 0
         for index, (begin, end) in enumerate(stretches):
@@ -126,8 +108,7 @@ def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: arg
             images, poses = (below.format(kind) for kind in ("gt" if part == "test" else "img", "label"))
             for folder in (images, poses):
                 (new / folder).mkdir(parents=True, exist_ok=True)
-            drawn = draw_poses(joints[begin:end], args.min_confidence, args.frame_H, args.frame_W,
-                               None if args.palette == "course" else widths)
+            drawn = draw_poses(joints[begin:end], args.min_confidence, args.frame_H, args.frame_W, widths)
             for k, pose in enumerate(drawn, begin):
                 name = f"frame{number + k - begin:06d}.png"
                 (raw / f"{k}.png").rename(new / images / name)
@@ -135,12 +116,8 @@ def place_parts(new: Path, raw: Path, parts: dict, joints: np.ndarray, args: arg
                 if part == "train":
                     names.append(f"{images}/{name}")
                     people.append(joints[k][None])
-            if part == "test":
-                given = new / below.format("img")
-                given.mkdir(parents=True)
-                shutil.copyfile(new / images / "frame000000.png", given / "frame000000.png")
-            else:
-                number += end - begin + JUMP
+            number += 0 if part == "test" else end - begin + JUMP
+    info = {"widths": widths, "min_confidence": args.min_confidence}
     write_coco(new / "keypoints.json", names, people, args.frame_H, args.frame_W, info)
 
 
@@ -159,7 +136,7 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
         raise InputError(f"--start {args.start:g} --end {args.end}: {len(chosen)} frames lie between; the video has "
                          f"{video.times[-1]:.1f} s")
     print(f"Taken: {len(chosen)} frames, {rate:.4g} a second" + ", made even from a variable rate" * video.uneven)
-    framing = find_framing(video, args.frame_H, args.frame_W, args.fit)
+    size = args.frame_W, args.frame_H
     part = "whole image" if args.fit == "letterbox" else "middle of the image (--fit letterbox takes the whole one)"
     print(f"Frames: {args.frame_W}x{args.frame_H}, the {part}")
     if args.keypoints is None:
@@ -168,10 +145,11 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
     people = read_keypoints(args.keypoints or new / source.name)._replace(path=source).matched(video)
 
     raw = new / "raw"
-    thumbnails = write_frames(raw, video, chosen, framing)
+    thumbnails = write_frames(raw, video, chosen, size, args.fit)
     cuts = find_cuts(thumbnails)
-    joints = framing.joints(follow([people[t] for t in chosen], args.min_confidence, cuts, args.person, chosen))
-    check_person(joints, framing.size, args.min_confidence, source)
+    joints = follow([people[t] for t in chosen], args.min_confidence, cuts, args.person, chosen)
+    joints = joints_in_frame(joints, video, size, args.fit)
+    check_person(joints, size, args.min_confidence, source)
     present = joints[..., 2].any(axis=1)
     print(f"Keypoints: at most {max(map(len, people))} in a frame; the followed person is in {present.sum()} of "
           f"{len(chosen)} frames, the others are left out as cuts")
@@ -190,13 +168,11 @@ def import_video(args: argparse.Namespace, new: Path) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("video", type=Path, metavar="VIDEO", help="what FFmpeg reads, or a folder of numbered images")
     add("--keypoints", type=Path, metavar="K", help="a detector's file or folder (docs/own_video.md lists the forms); "
         "by default find_keypoints.py finds them")
-    add("--out", type=Path, required=True, metavar="DR", help="folder for train, val and test; new or empty")
     for name, side, pixels in (("--frame_H", "height", 32), ("--frame_W", "width", 64)):
         add(name, type=positive, default=pixels, metavar="N", help=f"frame {side}, a multiple of 8 (%(default)s)")
     add("--fit", choices=("crop", "letterbox"), default="crop", help="where the video has another aspect: its middle, "

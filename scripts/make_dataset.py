@@ -184,7 +184,7 @@ def write_keypoints(out, joints, scene):
     train = joints["train/train_img"]
     names = [f"train/train_img/frame{first + t:06d}.png" for first, clip in train for t in range(len(clip))]
     people = [person[None] if person.any() else person[:0] for _, clip in train for person in clip]
-    info = {"limb": LINE * scene.height, "least": 0, "min_confidence": 0.5}
+    info = {"widths": [LINE * scene.height, 0], "min_confidence": 0.5}
     write_coco(out / "keypoints.json", names, people, scene.height, scene.width, info)
 
 
@@ -205,10 +205,6 @@ def write_dataset(out, args):
             joints.setdefault(folders[0], []).append((rest[2], clip))
             if args.ribbon and folders[0] == "val/val_img":  # for modules/score/ribbon.py
                 (out / "ribbon.json").write_text(json.dumps(hair.round(5).tolist()), encoding="utf-8")
-    for truth in (out / "test/test_gt").glob("*/frame000000.png"):
-        given = out / "test/test_img" / truth.parent.name
-        given.mkdir(parents=True)
-        (given / truth.name).write_bytes(truth.read_bytes())
     if args.keypoints:
         write_keypoints(out, joints, scene)
 

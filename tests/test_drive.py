@@ -87,6 +87,24 @@ def test_what_it_cannot_use_is_one_line(dancers, tmp_path):
     assert drive(dancers, new, "--keypoints", headless, "--no_fit").returncode == 0
 
 
+@pytest.mark.parametrize("change, code, words", [
+    ({"x": 1000}, 2, "100% of the joints lie outside the 32x16 frames"),
+    ({"x": 12}, 0, "of the person's joints lie outside the frames"),
+    ({"score": 0.1}, 0, "of the person's joints are below --min_confidence 0.3"),
+    ({"rate": 10}, 0, "the dance plays 3.00 times as fast")])
+def test_drive_says_what_import_says(dancers, tmp_path, change, code, words):
+    contents = json.loads((dancers / "A/keypoints.json").read_text())
+    contents["info"]["frames_per_second"] = change.get("rate", 30)
+    for item in contents["annotations"]:
+        person = np.reshape(item["keypoints"], (-1, 3))
+        person[:, 0] += change.get("x", 0)
+        person[::2, 2] *= change.get("score", 1)
+        item["keypoints"] = person.ravel().tolist()
+    (tmp_path / "k.json").write_text(json.dumps(contents))
+    result = drive(dancers, tmp_path / "new", "--keypoints", tmp_path / "k.json", "--no_fit")
+    assert result.returncode == code and words in result.stderr
+
+
 def test_the_dancers_pose_images_are_drawn_again_from_their_joints(dancers, tmp_path):
     """keypoints.json and its widths of lines give the images that the dancer was trained with, so both look alike."""
     flags = ["--DR", dancers / "B", "--out", tmp_path / "self", "--keypoints", dancers / "B/keypoints.json"]

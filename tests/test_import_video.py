@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import SMALL, check_error, run_inside
-from import_video import find_cuts, find_framing, find_stretches, split
+from import_video import find_cuts, find_stretches, frame_of, joints_in_frame, split
 from PIL import Image
 
 from dataloader import Dataset_Dance
@@ -73,7 +73,7 @@ def joints_of(frames):
     return np.array([people[0].joints for people in frames])
 
 
-def found(joints, score=1.0, track=None):
+def found(joints, score=1.0, track=""):
     return Found(np.asarray(joints), score, track)
 
 
@@ -191,15 +191,14 @@ def test_frames_are_chosen_by_time(drawn, tmp_path):
     assert choose_frames(variable, None, 0, None).tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 4, 4, *range(5, T - 5)]
 
 
-@pytest.mark.parametrize("fit, box, place", [
-    ("crop", (0, 20, 80, 60), (0, 0, 32, 16)), ("letterbox", (0, 0, 80, 80), (8, 0, 16, 16))])
-def test_framing_moves_images_and_joints_alike(fit, box, place):
-    framing = find_framing(Video(Path(), None, 80, 80, np.arange(2)), 16, 32, fit)
-    assert framing.box == box and framing.place == place
+@pytest.mark.parametrize("fit, middle", [("crop", (20.8, 9.6)), ("letterbox", (18.4, 8.8))])
+def test_images_and_joints_are_moved_alike(fit, middle):
     image = Image.new("RGB", (80, 80))
     image.paste("white", (48, 40, 56, 48))
-    joints = framing.joints(np.array([[[52.0, 44.0, 1.0], [0, 0, 0]]]))
-    ink = np.asarray(framing.image(image), dtype=float)[..., 0]
+    video = Video(Path(), None, 80, 80, np.arange(2))
+    joints = joints_in_frame(np.array([[[52.0, 44.0, 1.0], [0, 0, 0]]]), video, (32, 16), fit)
+    ink = np.asarray(frame_of(image, (32, 16), fit), dtype=float)[..., 0]
+    assert joints[0, 0, :2] == pytest.approx(middle)
     rows, columns = np.indices(ink.shape) + 0.5
     centre = [(columns * ink).sum() / ink.sum(), (rows * ink).sum() / ink.sum()]
     assert joints[0, 0, :2] == pytest.approx(centre, abs=0.1)
@@ -234,7 +233,7 @@ def test_the_person_who_is_followed(capsys):
     """Two people walk past each other: number 0 from the left goes right, the larger one left."""
     people = [[found(person_at(80 - 2 * t, 30, 12), 0.9, "4"), found(person_at(20 + 2 * t, 30), 0.9, "7")]
               for t in range(30)]
-    alone = [[person._replace(track=None) for person in frame] for frame in people]
+    alone = [[person._replace(track="") for person in frame] for frame in people]
     alone[10] = alone[10][:1]  # the detector misses number 0 once
     ends = [people[t][1].joints[:, 0].mean() for t in (0, 29)]
     left = follow(alone, 0.3, who="0")
@@ -244,7 +243,7 @@ def test_the_person_who_is_followed(capsys):
     assert follow(people, 0.3, who="id:7")[:, :, 0].mean(1)[[0, 29]] == pytest.approx(ends)
     cut = [[found(person_at(20, 30))]] * 5 + [[found(person_at(90, 30))]] * 5
     assert follow(cut, 0.3, [5])[..., 2].any(1).all(), "after a cut the person may be anywhere"
-    for who, words in (("2", "--person 2: frame 0 is the first with people and has 2"), ("id:5", "numbers 4, 7")):
+    for who, words in (("2", "--person 2: the first frame with people has 2"), ("id:5", "numbers 4, 7")):
         with pytest.raises(InputError, match=words):
             follow(people, 0.3, who=who)
 
@@ -274,16 +273,16 @@ def people(numbers):
 
 
 @pytest.mark.parametrize("video, keypoints, flags, words", [  # ffmpeg's options; a path, or each file's text
-    (["-f", "lavfi", "-i", "sine=d=1"], KINDS[0], "", "no video frame"),
-    (["-i", "video.mp4", "-frames:v", 1], KINDS[0], "", "1 frame"),
+    (["-f", "lavfi", "-i", "sine=d=1"], KINDS[0], "", "0 video frames"),
+    (["-i", "video.mp4", "-frames:v", 1], KINDS[0], "", "1 video frames"),
     (["-i", "video.mp4", "-vf", "crop=16:16:0:0"], KINDS[0], "", "lie outside the 32x16 frames"),
     ([], lambda numbers: '{"people": []}', "", "no person in it"),
     ([], lambda numbers: '{"people": [{"pose_key', "", "JSON"),
-    ([], lambda numbers: "[1, 2]", "", 'no list "people"'),
+    ([], lambda numbers: "[1, 2]", "", "an unknown form, [1, 2]"),
     ([], lambda numbers: people([1.0] * 45), "", "15 joints; expected 3 numbers each"),
     ([], lambda numbers: people(numbers / (64, 32, 1)), "", "expected pixels"),
     ([], "A/openpose/test/0", "", "10 frames, numbered 0 to 9; the video has 60"),
-    ([], "nothing", "", "not found"), ([], "A/train/train_img", "", "--write_json writes keypoints"),
+    ([], "nothing", "", "not found"), ([], "A/train/train_img", "", "a folder of 60 files"),
     *(([], KINDS[0], flags, words) for flags, words in (
         ("--frame_H 20", "--frame_H 20"), ("--fps 60", "--fps 60"), ("--start 5", "--start 5"), ("--end -1", "--end"),
         ("--val_share 0.9", "--val_share"), ("--person 3", "--person 3"), ("--end 0.1", "too few"),

@@ -14,7 +14,7 @@ import numpy as np
 
 from modules.data.pairing import NAMED, frame_numbers, visible
 from modules.files import read_json, write_json
-from modules.pose.skeleton import LIMBS, NAMES
+from modules.pose.skeleton import NAMES
 from modules.pose.video import Video
 from modules.runtime import InputError
 
@@ -32,13 +32,11 @@ COCO_17 = ["nose"] + [f"{side}_{name}" for name in ("eye", "ear", *LIMB_JOINTS) 
 BLAZE = ["nose", "", "left_eye", "", "", "right_eye", "", "left_ear", "right_ear", "", "", *COCO_17[5:11], *[""] * 6,
          *COCO_17[11:], "left_heel", "right_heel", "left_toe", "right_toe"]
 # the names of the first joints of a person, by the number of joints
-ORDERS = {25: BODY_25, 23: BODY_23, 18: COCO_18, 33: BLAZE, **dict.fromkeys((17, 26, 133, 136), COCO_17)}
+ORDERS = {0: [], 25: BODY_25, 23: BODY_23, 18: COCO_18, 33: BLAZE, **dict.fromkeys((17, 26, 133, 136), COCO_17)}
 MIDDLES = {"neck": ("right_shoulder", "left_shoulder"), "middle_hip": ("right_hip", "left_hip")}
-FOLDERS = {"_keypoints.json": "OpenPose's JSON files", "_pose.yml": "OpenPose's YAML files",
-           "_keypoints.yml": "OpenPose's YAML files", ".json": "a JSON file a frame"}
-SWITCHES = {".txt": "YOLO: save_json=True writes COCO results", ".png": "OpenPose: --write_json writes keypoints",
-            ".jpg": "OpenPose: --write_json writes keypoints", "bodies": "AlphaPose's --format open: leave it out"}
-EXPECTED = "OpenPose's *_keypoints.json, COCO JSON or COCO results, MMPose's or AlphaPose's JSON"
+ENDINGS = ("_keypoints.json", "_pose.yml", "_keypoints.yml", ".json")  # of the files of a folder, a file a frame
+EXPECTED = ("OpenPose's --write_json or --write_keypoint, COCO JSON, COCO results (YOLO: save_json=True, AlphaPose: "
+            "without --format open), MMPose's JSON")
 
 
 class Found(NamedTuple):
@@ -46,7 +44,7 @@ class Found(NamedTuple):
 
     joints: np.ndarray  # (J, 3)
     score: float  # [0, 1], the detector's own, else the mean confidence of the joints that it found
-    track: str | None  # its number for this person through the video
+    track: str  # its number for this person through the video, "" without one
 
 
 class Keypoints(NamedTuple):
@@ -59,134 +57,113 @@ class Keypoints(NamedTuple):
     info: dict
 
     def matched(self, video: Video | None = None) -> list[list[Found]]:
-        """The people of every frame of the video, by name where it is a folder of images, else by number; of every
-        frame from the first to the last where there is no video. Prints what was recognised and what is missing;
-        InputError where they are not this video's."""
-        stems = [re.sub(r"\.[A-Za-z]\w*$", "", Path(name).name) for name in self.frames]
-        keys, choice = frame_numbers(stems)
-        first, last = min(keys, default=0), max(keys, default=0)
-        if len(set(keys)) < len(keys) or first < 0 or last - first >= MAX_FRAMES:
-            raise InputError(f"{self.path}: {', '.join(sorted(stems)[:NAMED])[:99]}, …: several frames with one number "
-                             f"or none, or over {MAX_FRAMES:,}; expected one video's, names like video_000012")
-        wanted = sorted(keys) if self.complete else list(range(first, last + 1))
+        """The people of every frame of the video, or, without one, of every frame from the first to the last. Prints
+        what was recognised and what is missing; InputError where they are not this video's."""
+        names = [re.sub(r"\.[A-Za-z]\w*$", "", Path(name).name) for name in self.frames]
+        numbers, choice = frame_numbers(names)
         if video and video.files:
-            wanted, names = list(video.files), [path.stem for path in video.files.values()]
-            if set(stems) & set(names):
-                keys, wanted = stems, names
-        elif video and not (self.complete and len(keys) == len(video.times)):  # numbers begin at 0, or at 1
-            start = int(last == len(video.times) or first == 1 and not self.complete)
-            wanted = list(range(start, start + len(video.times)))
-        places = dict(zip(keys, self.frames.values(), strict=True))
-        missing = [key for key in wanted if key not in places]
-        print(f"{self.path}: {self.form}, {len(keys):,} frames, numbered {first} to {last}"
-              + f" ({wanted[0]} is the video's first)" * bool(video) + f"; {choice}" * bool(choice))
-        if set(places) - set(wanted) or self.complete and 2 * len(missing) > len(wanted):
-            raise InputError(f"{self.path}: {len(keys)} frames, numbered {first} to {last}; the video has "
+            own = {file.stem: number for number, file in video.files.items()}
+            numbers = [own.get(name, number) for name, number in zip(names, numbers, strict=True)]
+        first, last = min(numbers, default=0), max(numbers, default=0)
+        if len(set(numbers)) < len(numbers) or first < 0 or last - first >= MAX_FRAMES:
+            raise InputError(f"{self.path}: {', '.join(sorted(names)[:NAMED])[:99]}, …: several frames with one number "
+                             f"or none, or over {MAX_FRAMES:,}; expected one video's, names like video_000012")
+        wanted, people = frames_of(video, numbers, self.complete), dict(zip(numbers, self.frames.values(), strict=True))
+        missing = [str(number) for number in wanted if number not in people]
+        print(f"{self.path}: {self.form}, {len(numbers):,} frames, numbered {first} to {last}, for the frames from "
+              f"{min(wanted, default=0)} on" + f"; {choice}" * bool(choice))
+        if set(numbers) - set(wanted) or self.complete and 2 * len(missing) > len(wanted):
+            raise InputError(f"{self.path}: {len(numbers)} frames, numbered {first} to {last}; the video has "
                              f"{len(wanted)}, {len(missing)} of them have none; expected the keypoints of this video")
         if missing:
             print(f"{self.path}: {len(missing):,} frames have no keypoints: nobody is there: "
-                  f"{', '.join(map(str, missing[:NAMED]))}" + ", …" * (len(missing) > NAMED))
-        return [places.get(key, []) for key in wanted]
+                  f"{', '.join(missing[:NAMED])}" + ", …" * (len(missing) > NAMED))
+        return [people.get(number, []) for number in wanted]
+
+
+def frames_of(video: Video | None, numbers: list[int], complete: bool) -> Sequence[int]:
+    """The video's frames as their keypoints number them. complete: these have all frames, also those without people."""
+    first, last = min(numbers, default=0), max(numbers, default=-1)
+    if video and video.files:
+        return list(video.files)
+    if complete and (video is None or len(numbers) == len(video.times)):
+        return sorted(numbers)
+    if video is None:
+        return range(first, last + 1)
+    begin = int(first == 1 or last == len(video.times))  # else 0
+    return range(begin, begin + len(video.times))
 
 
 def read_keypoints(path: Path) -> Keypoints:
-    """Read and recognise a detector's file or folder. InputError names what was found in place of a known form."""
+    """Read and recognise a detector's file, or folder with a file a frame. InputError names what was found instead."""
+    files, ending, found = [path], path.suffix, f"a {path.suffix} file" if path.is_file() else "not found"
     if path.is_dir():
-        return read_folder(path)
-    if path.suffix != ".json" or not path.is_file():
-        found = f"a {path.suffix} file ({SWITCHES.get(path.suffix, 'not known')})" if path.is_file() else "not found"
+        names = sorted(file.name for file in path.iterdir() if visible(file.name))
+        ending = next((ending for ending in ENDINGS if any(name.endswith(ending) for name in names)), "")
+        files = [path / name for name in names if name.endswith(ending)]
+        found = f"a folder of {len(names)} files, {', '.join(names[:NAMED])}"
+    if not path.exists() or not ending.endswith((".json", ".yml")):
         raise InputError(f"{path}: {found}; expected {EXPECTED}")
-    contents, names = read_json(path), None
-    try:
-        images, form, people = read_form(contents)
-        if form == "COCO JSON":
-            given = [item["keypoints"] for item in contents.get("categories", []) if "keypoints" in item]
-            names = next((order for order in given if set(COCO_17) <= set(map(str, order))), COCO_17)
-        frames = {str(name): [] for name in images}
-        for name, person in people:
-            frames.setdefault(str(name), []).extend(to_people([person], path, names))
-    except (AttributeError, KeyError, TypeError):
-        item = contents[0] if isinstance(contents, list) and contents else contents
-        found = "an object" if item is contents else "a list of objects"
-        found += f" with {', '.join(map(str, item))[:99]}" if isinstance(item, dict) else " of no names"
-        switch = SWITCHES["bodies"] if '"bodies"' in path.read_text(encoding="utf-8") else "not known"
-        raise InputError(f"{path}: JSON of no known form ({found}; {switch}); expected {EXPECTED}") from None
-    info = contents.get("info") if form == "COCO JSON" else None
-    return Keypoints(path, form, bool(images), frames, info if isinstance(info, dict) else {})
-
-
-def read_form(contents: Any) -> tuple[list, str, list[tuple[Any, dict]]]:
-    """All frames where the form tells them, the form, and every person with its frame. Another form raises KeyError or
-    TypeError."""
-    if isinstance(contents, dict) and "images" in contents:
-        images = {image["id"]: image.get("file_name", image["id"]) for image in contents["images"]}
-        people = [(images[item["image_id"]], item) for item in contents["annotations"]]
-        return list(images.values()), "COCO JSON", people
-    frames = contents if isinstance(contents, list) else contents["instance_info"]
-    if frames and "frame_id" in frames[0]:
-        people = [(frame["frame_id"], person) for frame in frames for person in frame["instances"]]
-        return [frame["frame_id"] for frame in frames], "MMPose's instances", people
-    return [], "COCO results", [(item["image_id"], item) for item in frames]
-
-
-def read_folder(folder: Path) -> Keypoints:
-    """A file a frame: OpenPose's JSON or YAML, or JSON that is a list of a frame's people."""
-    names = sorted(path.name for path in folder.iterdir() if visible(path.name))
-    suffix = next((suffix for suffix in FOLDERS if any(name.endswith(suffix) for name in names)), None)
-    if suffix is None:
-        switch = SWITCHES.get(Path(names[0]).suffix if names else "", "not known")
-        raise InputError(f"{folder}: no *_keypoints.json in it, but {len(names)} files, {', '.join(names[:NAMED])} "
-                         f"({switch}); expected {EXPECTED}")
-    frames = {}
-    for file in (folder / name for name in names if name.endswith(suffix)):
-        contents = read_yaml(file) if file.suffix == ".yml" else read_json(file)
+    frames: dict[str, list[Found]] = {}
+    for file in files:
+        contents = read_json(file) if ending.endswith(".json") else file.read_text(encoding="utf-8", errors="replace")
         try:
-            people = to_people(contents if isinstance(contents, list) else contents["people"], file)
-        except (AttributeError, KeyError, TypeError):
-            raise InputError(f'{file}: no list "people" in it; expected {EXPECTED}') from None
-        frames[file.name.removesuffix(suffix)] = people
-    return Keypoints(folder, FOLDERS[suffix], True, frames, {})
+            form, listed, people = read_form(contents, file.name.removesuffix(ending))
+            frames |= {str(name): [] for name in listed}
+            for name, item in people:
+                frames.setdefault(str(name), []).extend(to_found(item, file))
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
+            raise InputError(f"{file}: an unknown form, {str(contents)[:80]} …; expected {EXPECTED}") from None
+    info = contents.get("info") if form == "COCO JSON" else {}
+    return Keypoints(path, form, form != "COCO results", frames, info if isinstance(info, dict) else {})
 
 
-def read_yaml(file: Path) -> list[dict]:
-    """The people of OpenPose's --write_keypoint: a matrix [people, joints, 3] in OpenCV's YAML."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    sizes, data = (re.search(rf"{key}: *\[([^]]*)\]", text) for key in ("sizes", "data"))
-    try:
-        people = np.array(data[1].split(","), float).reshape([int(size) for size in sizes[1].split(",")])
-    except (TypeError, ValueError):
-        raise InputError(f"{file}: no matrix of keypoints in it; expected OpenPose's YAML") from None
-    return [{"keypoints": person.tolist()} for person in people]
+def read_form(contents: Any, file: str) -> tuple[str, list, list[tuple[Any, dict]]]:
+    """The form, the frames that it lists, and every person with its frame: `file` where a file holds one frame. Another
+    form raises one of many errors."""
+    match contents:
+        case {"images": images, "annotations": people}:
+            names = {image["id"]: image.get("file_name", image["id"]) for image in images}
+            orders = [kind["keypoints"] for kind in contents.get("categories", []) if "keypoints" in kind]
+            joints = {"names": next((order for order in orders if set(COCO_17) <= set(map(str, order))), COCO_17)}
+            return "COCO JSON", list(names.values()), [(names[item["image_id"]], item | joints) for item in people]
+        case {"people": people}:
+            return "OpenPose's JSON", [file], [(file, item) for item in people]
+        case {"instance_info": frames} | ([{"frame_id": _}, *_] as frames):
+            people = [(frame["frame_id"], item) for frame in frames for item in frame["instances"]]
+            return "MMPose's instances", [frame["frame_id"] for frame in frames], people
+        case [{"image_id": _}, *_]:
+            return "COCO results", [], [(item["image_id"], item) for item in contents]
+        case [{"keypoints": _}, *_] | []:
+            return "a list of people a frame", [file], [(file, item) for item in contents]
+        case str():  # a matrix [people, joints, 3]
+            sizes, data = (re.findall(rf"{key}: *\[([^]]*)\]", contents)[0].split(",") for key in ("sizes", "data"))
+            people = np.array(data, float).reshape([int(size) for size in sizes])
+            return "OpenPose's YAML", [file], [(file, {"keypoints": person}) for person in people]
+    raise TypeError
 
 
-def to_people(items: list[dict], file: Path, names: list[str] | None = None) -> list[Found]:
-    """The people that a file lists for a frame; one without joints is left out. No people raise TypeError and such."""
-    people = []
-    for item in items:
-        values = item.get("keypoints") or item.get("pose_keypoints_2d") or []
-        if "keypoint_scores" in item:
-            values = [[*point, score] for point, score in zip(values, item["keypoint_scores"], strict=False)]
-        joints = to_person(values, file, names) if values else np.zeros((1, 3))
-        if joints[:, 2].any():
-            scores = [item[key] for key in ("score", "bbox_score") if isinstance(item.get(key), (int, float))]
-            tracks = [item[key] for key in ("track_id", "idx") if item.get(key) is not None]
-            score = scores[0] if scores else float(joints[joints[:, 2] > 0, 2].mean())
-            track = str(tracks[0]).strip("[]").removesuffix(".0") if tracks else None
-            people.append(Found(joints, min(1.0, score), track))
-    return people
+def to_found(item: dict, file: Path) -> list[Found]:
+    """A person that a file lists; none where no joint was found."""
+    values = item.get("pose_keypoints_2d", item.get("keypoints", []))
+    if "keypoint_scores" in item:
+        values = np.column_stack([values, item["keypoint_scores"]])
+    joints = to_person(values, file, item.get("names"))
+    if not joints[:, 2].any():
+        return []
+    score = item.get("score", item.get("bbox_score", joints[joints[:, 2] > 0, 2].mean()))
+    track = str(item.get("track_id", item.get("idx", ""))).strip("[]").removesuffix(".0")  # AlphaPose's: 4.0 or [4]
+    return [Found(joints, min(1.0, float(score)), track)]
 
 
 def to_person(values: Any, file: Path, names: list[str] | None = None) -> np.ndarray:
     """(J, 3) of a detector's list x, y, confidence, …; neck and middle hip are made where it has none."""
-    try:
-        numbers = np.array(values, dtype=float).ravel()
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{file}: keypoints are not a list of numbers; expected x, y, confidence, …") from None
+    numbers = np.array(values, dtype=float).ravel()
     joints, rest = divmod(numbers.size, 3)
     names = names if names and len(names) == joints else ORDERS.get(joints)
     if rest or names is None:
         raise InputError(f"{file}: {numbers.size} numbers for a person, {joints} joints; expected 3 numbers each for "
-                         f"{', '.join(map(str, sorted(ORDERS)))} joints")
+                         f"{', '.join(map(str, sorted(ORDERS)[1:]))} joints")
     found = dict(zip(names, numbers.reshape(-1, 3), strict=False))
     person = np.array([found.get(name, np.zeros(3)) for name in NAMES])
     person[~np.isfinite(person).all(axis=1)] = 0
@@ -199,53 +176,60 @@ def to_person(values: Any, file: Path, names: list[str] | None = None) -> np.nda
 
 
 def follow(
-    people: list[list[Found]], min_confidence: float, cuts: Collection[int] = (), who: str | None = None,
+    people: list[list[Found]], least: float, cuts: Collection[int] = (), who: str | None = None,
     numbers: Sequence[int] | None = None,
 ) -> np.ndarray:
     """One person through all frames: (T, J, 3), zeros in frames without the person. Warns of frames from which on
-    another person may be followed: the detector's number changes, or several people are there after a gap.
+    another person may be followed: another number, several people after a gap, half a body height away.
 
     First the person with the largest score times height, or who: "I" the one from the left (0-based), "id:N" the one
-    with the detector's number N, in all frames. Then the one of the same number, or the one nearest to the last
-    position. A person farther away than one body height (plus 10 % per missed frame) is a different person, except
-    after a cut. People with a score below LEAST_SCORE are left out.
+    with the detector's number N. Then the one of the same number, or the one nearest to the last position. A person
+    farther away than one body height (plus 10 % per missed frame) is a different person, except after a cut. People
+    with a score below LEAST_SCORE and joints with a confidence below `least` do not count.
     cuts: the first frames after cuts. numbers: of the frames, for the warning.
     """
-    joints, last, missed, changes = np.zeros((len(people), len(NAMES), 3)), None, 0, []
-    wanted = track = who.removeprefix("id:") if who and who.startswith("id:") else None
-    ids = sorted({person.track for frame in people for person in frame if person.track})
-    if wanted and wanted not in ids:
-        raise InputError(f"--person id:{wanted}: the keypoints have the numbers {', '.join(ids[:9]) or 'of nobody'}")
-    tracked = all(len({person.track for person in frame}) == len(frame) for frame in people)  # else all have one number
+    tracks = sorted({person.track for frame in people for person in frame} - {""})
+    if who and who.startswith("id:"):
+        if who[3:] not in tracks:
+            raise InputError(f"--person {who}: the keypoints have the numbers {', '.join(tracks[:9]) or 'of nobody'}")
+        people, who = [[person for person in frame if person.track == who[3:]] for frame in people], None
+    if any(len({person.track for person in frame}) < len(frame) for frame in people):
+        tracks = []  # several people have one number
+    joints, last, missed, track, changes = np.zeros((len(people), len(NAMES), 3)), None, 0, "", []
     for t, frame in enumerate(people):
         missed = np.inf if t in cuts else missed + 1
-        found = [person for person in frame if person.score >= LEAST_SCORE and wanted in (None, person.track)
-                 and (person.joints[:, 2] >= min_confidence).sum() >= FEWEST]
+        found = [person for person in frame if person.score >= LEAST_SCORE
+                 and (person.joints[:, 2] >= least).sum() >= FEWEST]
         if not found:
             continue
-        visible = [np.where(person.joints[:, 2:] >= min_confidence, person.joints[:, :2], np.nan) for person in found]
-        same = [i for i, person in enumerate(found) if tracked and track and person.track == track]
-        if same:
+        visible = [np.where(person.joints[:, 2:] >= least, person.joints[:, :2], np.nan) for person in found]
+        same = [i for i, person in enumerate(found) if track in tracks and person.track == track]
+        if last is None:
+            chosen = first_person(found, visible, who)
+        elif same:
             chosen = same[0]
-        elif last is not None:
+        else:
             distances = [distance(person, last) for person in visible]
             chosen = int(np.argmin(distances))
             if distances[chosen] > height_of(last) * (1 + 0.1 * (missed - 1)):
                 continue
-            if tracked and found[chosen].track != track or len(found) > 1 and missed > 1:
-                changes.append(numbers[t] if numbers is not None else t)
-        elif who is None or wanted:
-            chosen = int(np.argmax([person.score * height_of(xy) for person, xy in zip(found, visible, strict=True)]))
-        elif who in map(str, range(len(found))):
-            chosen = int(np.argsort([np.nanmedian(person[:, 0]) for person in visible], kind="stable")[int(who)])
-        else:
-            raise InputError(f"--person {who}: frame {t} is the first with people and has {len(found)}; expected 0 "
-                             f"to {len(found) - 1}, counted from the left")
+            if track in tracks or len(found) > 1 and missed > 1 or distances[chosen] > height_of(last) / 2:
+                changes.append(str(t if numbers is None else numbers[t]))
         joints[t], last, missed, track = found[chosen].joints, visible[chosen], 0, found[chosen].track
     if changes:
-        print(f"warning: from frames {', '.join(map(str, changes[:NAMED]))} on ({len(changes)} in all) another person "
-              "may be followed; see --person id:N", file=sys.stderr)
+        print(f"warning: from frames {', '.join(changes[:NAMED])} on ({len(changes)} in all) another person may be "
+              "followed; see --person id:N", file=sys.stderr)
     return joints
+
+
+def first_person(found: list[Found], visible: list[np.ndarray], who: str | None) -> int:
+    """Whom to follow among the people of the first frame that has any: see follow."""
+    if who is None:
+        return int(np.argmax([person.score * height_of(xy) for person, xy in zip(found, visible, strict=True)]))
+    if who not in map(str, range(len(found))):
+        raise InputError(f"--person {who}: the first frame with people has {len(found)}; expected 0 to "
+                         f"{len(found) - 1}, counted from the left")
+    return int(np.argsort([np.nanmedian(person[:, 0]) for person in visible], kind="stable")[int(who)])
 
 
 def check_person(joints: np.ndarray, size: tuple[int, int], least: float, source: Path) -> None:
@@ -287,8 +271,7 @@ def write_coco(
     placed = [(t, person.round(3).ravel().tolist()) for t, frame in enumerate(people) for person in frame]
     annotations = [{"id": i, "image_id": t, "category_id": 1, "iscrowd": 0, "keypoints": values}
                    for i, (t, values) in enumerate(placed)]
-    skeleton = [[NAMES.index(name) + 1 for name in limb] for limb in LIMBS]
-    category = {"id": 1, "name": "person", "keypoints": NAMES, "skeleton": skeleton}
+    category = {"id": 1, "name": "person", "keypoints": NAMES}
     write_json(path, {"info": info or {}, "images": images, "annotations": annotations, "categories": [category]})
 
 

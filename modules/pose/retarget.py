@@ -15,7 +15,7 @@ from modules.runtime import InputError
 
 ANKLES = [NAMES.index(f"{side}_ankle") for side in ("right", "left")]
 HIPS = [NAMES.index(f"{side}_hip") for side in ("right", "left")]
-LOWEST = 0.15  # share of the legs' ink that is the feet's
+LOWEST = 16  # power of the row: the weight of the legs' ink, of which the lowest is the feet's
 HEAD = [NAMES.index(name) for name in NAMES if name.endswith(("nose", "eye", "ear"))]
 
 
@@ -40,31 +40,28 @@ def find_standing(joints: np.ndarray, min_confidence: float, whose: str) -> Stan
 
 def middle(values: np.ndarray) -> float:
     """The mean without the outer 5 % on either side, where a detector may have erred."""
-    low, high = np.quantile(values, [0.05, 0.95])
+    low, high = np.quantile(values, [0.05, 0.95], method="nearest")
     return float(values[(values >= low) & (values <= high)].mean())
 
 
-def standing_in(poses: list[np.ndarray], size: tuple[int, int]) -> Standing:
-    """Measure pose images [T] of (h, w, 3) uint8 in the palette "course", in pixels of frames of size (width, height).
+def standing_in(poses: list[np.ndarray]) -> Standing:
+    """Measure pose images [T] of (h, w, 3) uint8 in the palette "course".
 
     The torso is blue, only legs and feet lack blue light, only eyes and ears lack green light alone. A place is a mean
     over pixels, so it is finer than one of them. InputError where torso, feet and head are not seen.
     """
-    red, green, blue = np.moveaxis(255 - np.array(poses, np.float32), -1, 0)  # light that is missing, (T, h, w)
+    red, green, blue = np.moveaxis(255.0 - np.array(poses), -1, 0)  # light that is missing, (T, h, w)
+    rows, columns = (np.arange(side) + 0.5 for side in red.shape[1:])
     torso = np.maximum(np.minimum(red, green) - blue, 0)
-    legs = np.maximum(blue - np.minimum(red, green), 0)
-    rows, columns = ((np.arange(n) + 0.5) * side / n for n, side in zip(red.shape[1:], size[::-1], strict=True))
-    waist = (torso.sum(axis=2) @ rows) / np.maximum(torso.sum(axis=(1, 2)), 1)
-    # a hand has the head's colours, too, so only what lies above the middle of the torso counts
-    head = np.maximum(green - np.maximum(red, blue), 0) * (rows < waist[:, None])[..., None]
-    usable = np.all([part.sum(axis=(1, 2)) > 64 for part in (torso, legs, head)], axis=0)
+    legs = np.maximum(blue - np.minimum(red, green), 0).sum(axis=2)  # (T, h)
+    waist = torso.sum(axis=2) @ rows / np.maximum(torso.sum(axis=(1, 2)), 1)
+    head = np.maximum(green - np.maximum(red, blue), 0).sum(axis=2) * (rows < waist[:, None])  # hands have this colour
+    usable = np.all([part.sum(axis=1) > 16 for part in (torso.sum(axis=2), legs, head)], axis=0)
     if usable.sum() < 2:
         raise InputError(f"pose images: {usable.sum()} of {len(poses)} show torso, legs and head in the course's "
                          "colours; expected the course's labels, or a data set with keypoints.json")
-    torso, head, ink = torso[usable].sum(axis=1), head[usable].sum(axis=2), legs[usable].sum(axis=2)
-    feet, below = LOWEST * ink.sum(axis=1, keepdims=True), np.cumsum(ink[:, ::-1], axis=1)[:, ::-1] - ink
-    floors = np.clip(feet - below, 0, ink) @ rows / feet[:, 0]
-    return standing_of(torso @ columns / torso.sum(axis=1), floors, head @ rows / head.sum(axis=1))
+    parts = (torso.sum(axis=1), columns), (legs * (rows / rows[-1]) ** LOWEST, rows), (head, rows)
+    return standing_of(*(ink[usable] @ places / ink[usable].sum(axis=1) for ink, places in parts))
 
 
 def standing_of(hips: np.ndarray, floors: np.ndarray, heads: np.ndarray) -> Standing:

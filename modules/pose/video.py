@@ -20,7 +20,6 @@ FOLDER_RATE = 30.0  # frames a second of a folder of images, which has no times
 UNEVEN = 0.25  # a step between two frames that is this share off the median makes a variable rate
 LOCAL = {"protocol_whitelist": "file,crypto"}  # a file that refers to the net gets nothing
 HDR = {16: "PQ", 18: "HLG"}  # by FFmpeg's number of the transfer function
-TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 class Video(NamedTuple):
@@ -42,31 +41,22 @@ class Video(NamedTuple):
 
 
 def open_video(path: Path) -> Video:
-    """Find the size and the times of all frames. InputError for what is no video."""
+    """Find the size and the times of all frames; a file is decoded once. InputError for what is no video."""
+    files, times, size = None, [], (0, 0)
     if path.is_dir():
         files = one_sequence(path)
-        _, height, width = read_image(min(files.items())[1]).shape
-        video = Video(path, files, height, width, np.arange(len(files)) / FOLDER_RATE)
+        size = read_image(next(iter(files.values()))).shape[:0:-1]
     elif path.is_file():
-        video = probe(path)
+        for frame, aspect in decode(path):
+            size = size if times else shown(frame, aspect).size
+            times.append(frame.time)
     else:
         raise InputError(f"{path}: not found; expected a video or a folder of images")
-    if len(video.times) < 2:
-        raise InputError(f"{path}: {len(video.times)} frame; expected a video")
-    return video
-
-
-def probe(path: Path) -> Video:
-    """Decode once for the times of all frames."""
-    times, image = [], None
-    for frame, aspect in decode(path):
-        image = image or shown(frame, aspect)
-        times.append(frame.time)
-    if image is None:
-        raise InputError(f"{path}: no video frame in it; expected a video")
-    if None in times or (np.diff(times) <= 0).any():  # times that make no sense: as if the rate were constant
-        times = (np.arange(len(times)) / FOLDER_RATE).tolist()
-    return Video(path, None, image.height, image.width, np.array(times) - times[0])
+    if files or None in times or (np.diff(times) <= 0).any():  # no times, or none that make sense: a constant rate
+        times = np.arange(len(files or times)) / FOLDER_RATE
+    if len(times) < 2:
+        raise InputError(f"{path}: {len(times)} video frames in it; expected a video")
+    return Video(path, files, size[1], size[0], np.array(times) - times[0])
 
 
 def decode(path: Path) -> Iterator[tuple[av.VideoFrame, float]]:
@@ -100,8 +90,7 @@ def shown(frame: av.VideoFrame, aspect: float) -> Image.Image:
     image = over_white(Image.fromarray(frame.to_ndarray(format="rgba" if alpha else "rgb24")))
     if aspect != 1:
         image = image.resize((max(1, round(image.width * aspect)), image.height), Image.Resampling.BILINEAR)
-    turn = TURNS.get(frame.rotation % 360)
-    return image if turn is None else image.transpose(turn)
+    return Image.fromarray(np.rot90(image, frame.rotation // 90))
 
 
 def read_frames(video: Video) -> Iterator[Image.Image]:
