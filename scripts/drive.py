@@ -40,7 +40,7 @@ def read_dancer(file: Path) -> tuple[np.ndarray, float, tuple[float, float] | No
     keypoints = read_keypoints(file)
     people, info = keypoints.matched(), keypoints.info
     if not {"min_confidence", "widths"} <= set(info):
-        raise InputError(f'{file}: no "info" with min_confidence and widths; expected what import_video.py writes now')
+        raise InputError(f'{file}: no "info" with min_confidence and widths; expected an import with this version')
     return follow(people, info["min_confidence"], range(len(people))), info["min_confidence"], info["widths"]
 
 
