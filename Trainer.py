@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import copy
 import functools
+import math
 import time
 from pathlib import Path
 
@@ -76,7 +77,7 @@ class Trainer:
         collect_errors(*(data.decode for data in self.data))
         self.validation, self.video_rate = self.data[-1].sequences, frames_per_second(args.DR, args.fps)
         self.epoch, self.history, self.judge = 0, [], f"val_{args.best_by}"  # the column that decides about best.ckpt
-        self.digests, self.compared = [data.digest() for data in self.data], 0  # the first epoch for best.ckpt
+        self.digests, self.best = [data.digest() for data in self.data], -math.inf  # best: best.ckpt's value in it
         self.streak = torch.tensor(0, device=self.device)  # skipped steps in a row, see EpochProgress
         self.progress = None  # of the epoch to resume in
         if start and start.resumed:
@@ -98,10 +99,10 @@ class Trainer:
                 optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
             if self.ema and training["averaged"]:
                 load_weights(self.ema, training["averaged"], path)
-            self.compared, known = int(training.get("compared", 0)), training.get("digests", self.digests)
-            lost = any(row.get(self.judge) for row in self.history) and not (self.root / "best.ckpt").exists()
+            self.best, known = float(training.get("best", -math.inf)), training.get("digests", self.digests)
+            lost = math.isfinite(self.best) and not (self.root / "best.ckpt").exists()
             if known != self.digests or lost:
-                self.compared = self.epoch
+                self.best = -math.inf
                 why = "is gone" if lost else f"is of other data ({'; '.join(known)} -> {'; '.join(self.digests)})"
                 print(f"best.ckpt {why}: from here on the best epoch is chosen among those from {self.epoch} on.")
             where = ""
@@ -165,9 +166,7 @@ class Trainer:
                 with stops.at_once(f"in the validation of epoch {epoch}"):
                     self.finish_epoch(epoch, progress)
         if main:
-            rows = self.history[self.compared :]
-            best = max(value for row in rows if (value := row.get(self.judge)) is not None)
-            print(f"Best {self.judge} {best:.3f}. Weights: {self.root / 'best.ckpt'}")
+            print(f"Best {self.judge} {self.best:.3f}. Weights: {self.root / 'best.ckpt'}")
 
     def begin(self, epoch: int) -> EpochProgress:
         """The progress of an epoch whose first step is still to come."""
@@ -228,10 +227,10 @@ class Trainer:
         """Write metrics.csv and the checkpoints of a finished epoch. row: its row of metrics.csv."""
         table = [list(HISTORY_COLUMNS), *(map(row.get, HISTORY_COLUMNS) for row in self.history)]
         write_text(self.root / "metrics.csv", to_csv(table))
-        *earlier, now = (other.get(self.judge) for other in self.history[self.compared :])
-        best = now is not None and all(value is None or now > value for value in earlier)
+        now = -math.inf if row[self.judge] is None else row[self.judge]
+        is_best, self.best = now > self.best, max(self.best, now)
         weights, everything = self.checkpoint(row)
-        if best:
+        if is_best:
             save_checkpoint(self.root / "best.ckpt", weights)
         if numbered:
             save_checkpoint(self.root / f"epoch={row['epoch']}.ckpt", everything)
@@ -256,8 +255,7 @@ class Trainer:
         }
         training = {
             "weights": self.model.state_dict(), "history": self.history, "within": within,
-            "compared": self.compared, "digests": self.digests,
-            "averaged": self.ema.state_dict() if self.ema else None,
+            "best": self.best, "digests": self.digests, "averaged": self.ema.state_dict() if self.ema else None,
         }
         optimizer = {type(o).__name__: {"state": o.state_dict()["state"]} for o in self.optimizers}
         return weights, weights | {"optimizer": optimizer, "training": training}
