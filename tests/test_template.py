@@ -9,6 +9,8 @@ from torch import nn
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.model.layers import ImageNorm2d
 from modules.model.vae import VAE_Model
+from modules.options import parse_trainer
+from Trainer import new_model
 
 
 def conv(name, i, o, k):
@@ -56,6 +58,12 @@ def test_names_and_shapes_are_the_course_templates():
     assert len(model.state_dict()) == 209
     assert sum(p.numel() for p in model.parameters()) == 1_585_620
     assert sum(b.numel() for b in model.buffers()) == 33
+
+
+@pytest.mark.parametrize("preset", ["course", "template", "report"])
+def test_presets_for_the_course_leave_its_network_as_it_is(preset):
+    state = new_model(parse_trainer(["--preset", preset, "--DR", "data", "--save_root", "run"])).state_dict()
+    assert {name: tuple(t.shape) for name, t in state.items()} == course_shapes()
 
 
 @pytest.fixture(scope="module")
