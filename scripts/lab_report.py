@@ -1,6 +1,6 @@
 """Make the figures and numbers of the lab's report: train and test the sheet's settings of KL annealing, on one page.
 
-    python scripts/lab_report.py --DR LAB4_Dataset --save_root runs/lab --preset template
+    python scripts/lab_report.py --DR LAB4_Dataset --save_root runs/lab --preset course
 
 The settings are Cyclical, Monotonic and Constant: beta 1 throughout, which most students call "without KL annealing".
 They are a study of study.py with one page more, <save_root>/report.html. The same command again continues.

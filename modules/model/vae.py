@@ -18,6 +18,7 @@ from modules.model import ARCHITECTURES, PRIORS
 from modules.model.layers import gaussian_kl, reparameterise
 
 MSE_FLOOR = 1e-6  # 60 dB
+FED_RANGE = (-1.0, 2.0)  # of generated frames that are fed back; images have [0, 1]
 
 
 class Rollout(NamedTuple):
@@ -107,7 +108,9 @@ class VAE_Model(nn.Module):
             true_frame = None if truth is None else truth[:, t]
             z_noise = None if noise is None else noise[:, t - 1]
             if t > 1 and self.uses_last:
-                seen = [*seen[1:], self.frame_transformation(truth[:, t - 1] if teacher_forcing else frames[-1])]
+                # bounded, since the errors of an untrained network may grow to infinity
+                fed = truth[:, t - 1] if teacher_forcing else frames[-1].clamp(*FED_RANGE)
+                seen = [*seen[1:], self.frame_transformation(fed)]
             frame, kl_t = self.step(x_1, reference, seen, poses[:, t], true_frame, z_noise, from_posterior)
             frames.append(frame)
             kl.append(kl_t)
