@@ -184,7 +184,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--kl_beta", type=natural_float, default=1.0, help="the highest beta of every schedule")
     add("--kl_horizon", type=positive_float, default=1.0, help="length of the beta schedule, in --num_epoch")
     add("--prior", default="standard", **one_of(*PRIORS),
-        help="p(z): N(0, I), or learned from the pose and the last frame or two (--arch multiscale: their only use)")
+        help="p(z): N(0, I), or learned from the pose and the last frame (--arch multiscale: its only use)")
     add("--z_from", default="posterior", **one_of("posterior", "prior"),
         help="what z is drawn from in training; prior: for every clip, the posterior only enters the KL (the report)")
     add("--posterior_share", type=share, default=1.0,

@@ -43,8 +43,7 @@ STUDIES = {  # name -> flags of every recipe, which the command line may replace
                  | {"1400_of_32": "--epoch_steps 1400 --batch_size 32 --lr 7e-3 --warmup_steps 25"}),
     "ribbon": ("--F_dim 48 --L_dim 80 --D_out_dim 80 --num_epoch 8 --epoch_steps 250 --val_every 8 --val_vi_len 300",
                {"map": "--prior standard --kl_beta 1e4", "standard": "--prior standard", "x_1": "",
-                "true_last": "--last_frame previous", "recursive": "--preset recursive",
-                "two_frames": "--preset recursive --prior learned2"}),
+                "true_last": "--last_frame previous", "recursive": "--preset recursive"}),
     "own": ("", {}),
 }
 REPORT = {"Cyclical": 21.535, "Monotonic": 21.488, "None": 22.648}  # dB, the report's averages over its test sequences
