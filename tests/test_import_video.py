@@ -243,6 +243,10 @@ def test_the_person_who_is_followed(capsys):
     assert follow(people, 0.3, who="id:7")[:, :, 0].mean(1)[[0, 29]] == pytest.approx(ends)
     cut = [[found(person_at(20, 30))]] * 5 + [[found(person_at(90, 30))]] * 5
     assert follow(cut, 0.3, [5])[..., 2].any(1).all(), "after a cut the person may be anywhere"
+    capsys.readouterr()
+    for step, told in ((0.3, False), (0.7, True)):  # body heights between two frames
+        follow([[found(person_at(20, 30))], [found(person_at(20 + 10 * step, 30))]], 0.3)
+        assert ("from frames 1 on" in capsys.readouterr().err) == told, "a detector of one person may jump"
     for who, words in (("2", "--person 2: the first frame with people has 2"), ("id:5", "numbers 4, 7")):
         with pytest.raises(InputError, match=words):
             follow(people, 0.3, who=who)
