@@ -60,6 +60,7 @@ class Trainer:
         self.device = pick_device(args.device)
         self.dtype = pick_precision(args.precision, self.device)
         self.model = start.model if start else new_model(args)
+        self.model.bounded = self.model.bounded if args.test else args.bounded
         self.model.to(self.device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.model) if args.ema else None
         self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay, self.dtype)
@@ -249,7 +250,8 @@ class Trainer:
         check_finite(self.model, self.root / "last.ckpt")
         weights = {
             "state_dict": self.best_model.state_dict(),
-            "config": {"model": self.model.config, "frame_size": [self.args.frame_H, self.args.frame_W]},
+            "config": {"model": self.model.config, "frame_size": [self.args.frame_H, self.args.frame_W],
+                       "bounded": self.model.bounded},
             "last_epoch": row["epoch"], "lr": row["lr"], "tfr": row["tfr"], "val_psnr": row.get("val_psnr"),
             "settings": settings_of(self.args),
         }

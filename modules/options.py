@@ -26,7 +26,7 @@ COURSE_TESTER = COURSE_TRAINER - {"store_visualization"} | {"no_sanity", "make_g
 TRAINING = {
     "loss": "calibrated", "kl_anneal_type": "Constant", "posterior_share": 1.0, "posterior_end": 0.6, "optim": "Muon",
     "lr": 5e-3, "lr_schedule": "cosine", "warmup_steps": 50, "weight_decay": 0.2, "ema": 0.05, "tfr": 0.0,
-    "windows": "anywhere", "random_start": True,
+    "windows": "anywhere", "random_start": True, "bounded": True,
 }
 BEST = TRAINING | {
     "arch": "multiscale", "F_dim": 96, "L_dim": 160, "N_dim": 12, "D_out_dim": 160, "prior": "learned",
@@ -205,6 +205,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="coarse noise on the last frames that a clip begins with: its largest standard deviation, range 1")
     add("--last_mix", type=unit_float, default=0.0,
         help="the largest share of x_1 that is mixed into these frames; noise and share are random for each clip")
+    add("--bounded", action=argparse.BooleanOptionalAction, default=False,
+        help="clamp a generated frame to [0, 1] before it is fed back, in training and in prediction")
     add("--shift_down", type=natural, default=0,
         help="move clips up or down by up to so many pixels of a 32x64 frame; larger frames: as many times more")
     add("--shift_right", type=natural, default=0, help="the same to the left or right")

@@ -81,10 +81,10 @@ def test_weights_are_found_in_the_wrappings_in_use(state, tmp_path, capsys, wrap
     {"F_dim": 64, "L_dim": 12, "N_dim": 8, "D_out_dim": 32, "arch": "template", "prior": "learned", "levels": 1},
 ], ids=["learned", "multiscale", "template"])
 def test_sizes_are_read_from_the_shapes_of_the_weights(tmp_path, sizes):
-    config = {"model": {"F_dim": 7}, "frame_size": [64, 96]}
+    config = {"model": {"F_dim": 7}, "frame_size": [64, 96], "bounded": True}
     torch.save({"state_dict": VAE_Model(**sizes).state_dict(), "config": config}, tmp_path / "x.pt")
     model, size = model_from_checkpoint(load_checkpoint(tmp_path / "x.pt"), "x.pt")
-    assert model.config == sizes and size == (64, 96)
+    assert model.config == sizes and size == (64, 96) and model.bounded
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

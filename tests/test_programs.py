@@ -51,6 +51,7 @@ def test_trainer_writes_every_file(trained):
         assert word in result.stderr, "the progress bar shows it"
     best, last = (load_checkpoint(folder / name) for name in ("best.ckpt", "last.ckpt"))
     assert "optimizer" not in best and "training" not in best, "weights and configuration only"
+    assert best["config"]["bounded"] is best["settings"]["bounded"]
     assert best["val_psnr"] == max(float(row["val_psnr"]) for row in rows(folder))
     assert "exp_avg" in last["optimizer"]["Adam"]["state"][0], "the optimizer's state, not the weights again"
 

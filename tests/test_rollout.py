@@ -107,8 +107,9 @@ def test_a_rollout_can_begin_at_any_last_frame(model):
     torch.testing.assert_close(model.rollout(truth[:, 0], poses, last=truth[:, 0]).frames, whole)
     other = model.rollout(truth[:, 0], poses, last=truth[:, 3]).frames
     assert torch.equal(whole[:, 0], other[:, 0]) != model.uses_last
-    far, bound = (model.rollout(truth[:, 0], poses, last=torch.full((2, 3, H, W), x)).frames for x in (1e30, 2.0))
-    assert torch.equal(far, bound) and bound.isfinite().all(), "what is fed back cannot grow to infinity"
+    for model.bounded, most in ((True, 1.0), (False, 2.0)):  # what is fed back cannot grow to infinity
+        far, bound = (model.rollout(truth[:, 0], poses, last=torch.full((2, 3, H, W), x)).frames for x in (1e30, most))
+        assert torch.equal(far, bound) and bound.isfinite().all()
 
 
 def test_true_frames_are_asked_for(model):
@@ -168,6 +169,7 @@ def test_training_learns(dance, tmp_path, preset, flags):
     from Trainer import Trainer
 
     trainer = Trainer(run_flags(dance, tmp_path, preset, "--device", "cpu", "--num_epoch", "1", *flags.split()))
+    assert trainer.model.bounded == trainer.best_model.bounded == ("bounded" in PRESETS[preset])
     losses = [float(trainer.step(batch)[0][0]) for batch in trainer.feed.batches(0)]
     assert sum(losses[-5:]) < sum(losses[:5]) - 4
     (begin, end), data = trainer.data[0].clips[0], trainer.data[0]

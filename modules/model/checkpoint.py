@@ -134,6 +134,7 @@ def model_from_checkpoint(contents: dict[str, Any], path: str | Path) -> tuple[V
     config, frame_size = read_config(contents, path)
     model = build_model(config, frame_size, f"{path}: its weights")
     load_weights(model, contents["state_dict"], path)
+    model.bounded = bool(contents["config"].get("bounded"))
     return model, frame_size
 
 

@@ -18,7 +18,7 @@ from modules.model import ARCHITECTURES, PRIORS
 from modules.model.layers import gaussian_kl, reparameterise
 
 MSE_FLOOR = 1e-6  # 60 dB
-FED_RANGE = (-1.0, 2.0)  # of generated frames that are fed back; images have [0, 1]
+FED_RANGE = (-1.0, 2.0)  # of frames that are fed back, if not `bounded`: else an untrained network grows to infinity
 
 
 class Rollout(NamedTuple):
@@ -64,6 +64,7 @@ class VAE_Model(nn.Module):
         self.adamw_networks = networks.ADAMW_NETWORKS  # see build_optimizers
         self.latent_scale = 2 ** (levels - 1)  # of a frame's side over the latent's
         self.uses_x_1 = networks.USES_X_1  # whether x_1's features are used
+        self.bounded = False  # whether frames that are fed back are clamped to [0, 1]; not in the template
         self.uses_last = networks.USES_LAST or self.prior is not None  # whether the last frame's features are used
 
     @classmethod
@@ -104,8 +105,8 @@ class VAE_Model(nn.Module):
             z_noise = None if noise is None else noise[:, t - 1]
             if self.uses_last and self.uses_x_1 and last is x_1:
                 seen = reference
-            elif self.uses_last:  # bounded: the errors of an untrained network may grow to infinity
-                seen = self.frame_transformation(last.clamp(*FED_RANGE))
+            elif self.uses_last:
+                seen = self.frame_transformation(last.clamp(*((0, 1) if self.bounded else FED_RANGE)))
             frame, kl_t = self.step(x_1, reference, seen, poses[:, t], true_frame, z_noise, from_posterior)
             frames.append(frame)
             kl.append(kl_t)
