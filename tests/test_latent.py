@@ -65,7 +65,7 @@ def test_the_bound_is_the_calibrated_loss_of_a_sampled_rollout():
     with torch.no_grad():
         for t in range(1, 6):
             out = model.rollout(
-                truth[:1], SEQUENCE.poses[None, t - 1 : t + 1], last=last[None], truth=truth[None, t - 1 : t + 1],
+                truth[:1], SEQUENCE.poses[None, t - 1 : t + 1], last=last, truth=truth[None, t - 1 : t + 1],
                 noise=noise[None, t - 1 : t], from_posterior=torch.ones(1, 1, 1, 1, dtype=torch.bool))
             last = out.frames[:, 0]
             mse = (last - truth[t]).square().mean()
