@@ -77,8 +77,8 @@ class Trainer:
             self.feed = Feed(args, self.data[0], latent, self.ranks, self.device)
         collect_errors(*(data.decode for data in self.data))
         self.validation, self.video_rate = self.data[-1].sequences, frames_per_second(args.DR, args.fps)
-        self.epoch, self.history, self.judge = 0, [], f"val_{args.best_by}"  # the column that decides about best.ckpt
-        self.digests, self.best = [data.digest() for data in self.data], -math.inf  # best: best.ckpt's value in it
+        self.epoch, self.history, self.digests = 0, [], [data.digest() for data in self.data]
+        self.judge, self.best = f"val_{args.best_by}", -math.inf  # the column that decides, and best.ckpt's value there
         self.streak = torch.tensor(0, device=self.device)  # skipped steps in a row, see EpochProgress
         self.progress = None  # of the epoch to resume in
         if start and start.resumed:
