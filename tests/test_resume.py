@@ -171,6 +171,7 @@ START = [
     ([], ["--lr", 0.5], "--lr 0.005 -> 0.5, --num_epoch 1 -> 2. It counts", 0),
     ([], ["--seed", 5], "--seed 5: the run in {}/run was started with 0", 2),
     ([], ["--preset", "report"], "--preset report: the run in {}/run was started with best", 2),
+    ([], ["--no-bounded"], "--bounded False: the run in {}/run was started with True", 2),
     ([], ["--F_dim", 32], "--F_dim 32: {}/run/last.ckpt has 16; leave the flag out", 2),
     ([], ["--frame_W", 64], "--frame_W 64: {}/run/last.ckpt has 32", 2),
     ([], ["--arch", "multiscale", "--ckpt_path", "{}/start.ckpt", "--save_root", "{}/new"], "has template", 2),

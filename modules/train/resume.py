@@ -26,7 +26,7 @@ from modules.runtime import InputError, on_signal
 from modules.train.distributed import Ranks
 
 # flags that cannot change when a run resumes, beside MODEL_FLAGS and the frame size
-FIXED = ("preset", "seed", "optim")
+FIXED = ("preset", "seed", "optim", "bounded")
 # flags that change nothing that is learned
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
         "test", "save_minutes", "pictures", "fps", "ckpt_path")
