@@ -74,7 +74,7 @@ class Trainer:
         self.data = collect_errors(*(functools.partial(Dataset_Dance, mode=mode, **data) for mode in modes))
         if not args.test:  # nothing is decoded before all that the names of files tell is checked
             latent = self.model.latent_shape(args.frame_H, args.frame_W)
-            self.feed = Feed(args, self.data[0], latent, self.ranks, self.device)
+            self.feed = Feed(args, self.data[0], latent, self.ranks, self.device, self.model.last_frames)
         collect_errors(*(data.decode for data in self.data))
         self.validation, self.video_rate = self.data[-1].sequences, frames_per_second(args.DR, args.fps)
         self.epoch, self.history, self.digests = 0, [], [data.digest() for data in self.data]

@@ -97,12 +97,12 @@ class Dataset_Dance(Dataset):
         starts = [start for begin, end in self.clips_within(partial) for start in range(begin, end - T + 1, T)]
         return torch.tensor(starts, dtype=torch.long).reshape(-1, 1) + torch.arange(T)
 
-    def check_share(self, partial: float, flag: str = "--partial") -> None:
-        """InputError if the leading `partial` of the frames holds no window of train_vi_len."""
+    def check_share(self, partial: float, flag: str = "--partial", before: int = 0) -> None:
+        """InputError if the leading `partial` of the frames holds no window of train_vi_len, and `before` more."""
         longest = max((end - begin for begin, end in self.clips_within(partial)), default=0)
-        if longest < self.train_vi_len:
+        if longest < self.train_vi_len + before:
             raise InputError(f"{self.folder / 'train_img'}: the longest clip has {longest} frames ({flag} {partial}); "
-                             f"expected at least --train_vi_len {self.train_vi_len}")
+                             f"expected at least --train_vi_len {self.train_vi_len}" + f" and {before} before" * before)
 
     def describe(self) -> str:
         """One line on train or val: what there is, and what of it is used."""

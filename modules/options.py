@@ -34,8 +34,8 @@ BEST = TRAINING | {
 }
 PRESETS = {  # what differs from the flags' own defaults, which are the course template's
     "best": BEST,  # the highest score
-    # the prior is trained on last frames, so that what poses do not show moves on from frame to frame
-    "recursive": BEST | {"last_frame": "previous", "last_noise": 0.1, "last_mix": 1.0},
+    # the prior is trained on the last two frames, so that what poses do not show moves on from frame to frame
+    "recursive": BEST | {"prior": "learned2", "last_frame": "previous", "last_mix": 0.5},
     # the course's network, to the letter, trained as well as it can be
     "course": TRAINING | {"batch_size": 4, "train_vi_len": 3},
     # the course specification with the template's defaults
@@ -184,7 +184,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--kl_beta", type=natural_float, default=1.0, help="the highest beta of every schedule")
     add("--kl_horizon", type=positive_float, default=1.0, help="length of the beta schedule, in --num_epoch")
     add("--prior", default="standard", **one_of(*PRIORS),
-        help="p(z): N(0, I), or learned from the pose and the last frame (--arch multiscale: its only use)")
+        help="p(z): N(0, I), or learned from the pose and the last frame or two (--arch multiscale: their only use)")
     add("--z_from", default="posterior", **one_of("posterior", "prior"),
         help="what z is drawn from in training; prior: for every clip, the posterior only enters the KL (the report)")
     add("--posterior_share", type=share, default=1.0,
@@ -202,7 +202,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--last_frame", default="x_1", **one_of("x_1", "previous"),
         help="the last frame that a clip begins with: x_1, or the true previous frame (with --windows anywhere)")
     add("--last_noise", type=natural_float, default=0.0,
-        help="coarse noise on the last frames that a clip begins with: its largest standard deviation, range 1")
+        help="coarse noise on the last frames that a clip begins with: its largest standard deviation (frames: [0, 1])")
     add("--last_mix", type=unit_float, default=0.0,
         help="the largest share of x_1 that is mixed into these frames; noise and share are random for each clip")
     add("--bounded", action=argparse.BooleanOptionalAction, default=False,
@@ -313,8 +313,9 @@ def without_effect(args: argparse.Namespace) -> Iterable[tuple[str, str]]:
     template_order = args.windows == "template"
     one_step = args.train_vi_len == 2 and args.tf_decides == "feed"
     rules = (
-        (("random_start", "shift_down", "shift_right", "last_frame"), template_order, "with --windows template"),
-        (("last_noise", "last_mix"), args.last_frame == "x_1", "with --last_frame x_1"),
+        (("random_start", "shift_down", "shift_right", "last_frame", "last_noise"), template_order,
+         "with --windows template"),
+        (("last_mix",), args.last_frame == "x_1", "with --last_frame x_1"),
         (("last_frame",), args.arch == "multiscale" and args.prior == "standard", "with --prior standard"),
         (("posterior_share", "posterior_end"), args.z_from == "prior", "with --z_from prior"),
         (("tfr_rule", "tfr_sde", "tfr_d_step"), args.tfr == 0, "with --tfr 0"),

@@ -78,7 +78,7 @@ def test_weights_are_found_in_the_wrappings_in_use(state, tmp_path, capsys, wrap
 @pytest.mark.parametrize("sizes", [
     {"F_dim": 32, "L_dim": 16, "N_dim": 12, "D_out_dim": 48, "arch": "multiscale", "prior": "learned", "levels": 4},
     {"F_dim": 24, "L_dim": 40, "N_dim": 3, "D_out_dim": 64, "arch": "multiscale", "prior": "standard", "levels": 6},
-    {"F_dim": 64, "L_dim": 12, "N_dim": 8, "D_out_dim": 32, "arch": "template", "prior": "learned", "levels": 1},
+    {"F_dim": 64, "L_dim": 12, "N_dim": 8, "D_out_dim": 32, "arch": "template", "prior": "learned2", "levels": 1},
 ], ids=["learned", "multiscale", "template"])
 def test_sizes_are_read_from_the_shapes_of_the_weights(tmp_path, sizes):
     config = {"model": {"F_dim": 7}, "frame_size": [64, 96], "bounded": True}

@@ -70,39 +70,48 @@ def test_gather_moves_all_images_of_a_clip_alike_and_replicates_edges():
     assert np.array_equal(clips[1].numpy(), padded[:, :, :6, 3:])
 
 
-def first_batch(dance, flags, ranks=None, batch_size=4, epoch=0):
+def first_batch(dance, flags, ranks=None, batch_size=4, epoch=0, last_frames=1):
     """A clip is x_1 and 3 frames of 16x32."""
     args = parse_trainer(["--DR", str(dance), "--save_root", "x", "--frame_H", "16", "--frame_W", "32",
                           "--train_vi_len", "3", "--batch_size", str(batch_size), "--num_epoch", "2", *flags.split()])
     feed = Feed(args, Dataset_Dance(dance, "train", 16, 32, train_vi_len=3), (4, 2, 4), ranks or Ranks(),
-                torch.device("cpu"))
+                torch.device("cpu"), last_frames)
     return next(feed.batches(epoch))
 
 
-def test_the_last_frame_is_the_true_one_before_the_clip_with_coarse_noise(dance):
+def test_the_last_frames_are_the_true_ones_before_the_clip_with_coarse_noise(dance):
     assert first_batch(dance, "").last is None, "x_1"
-    plain = first_batch(dance, "--last_frame previous")
+    clean = "--last_frame previous"
+    plain = first_batch(dance, clean)
     assert plain.frames.shape == plain.poses.shape == (4, 3, 3, 16, 32)
     assert not torch.equal(plain.x_1, plain.frames[:, 0]), "from anywhere"
-    assert torch.equal(plain.last, plain.frames[:, 0] / 255)
+    assert torch.equal(plain.last, plain.frames[:, :1] / 255)
     template = first_batch(dance, "--preset template --batch_size 4")
     assert template.last is None and torch.equal(template.x_1, template.frames[:, 0])
+    two = first_batch(dance, clean, last_frames=2)
+    assert two.last.shape == (4, 2, 3, 16, 32) and two.frames.shape == two.poses.shape == plain.frames.shape
+    assert torch.equal(two.last[:, 1], two.frames[:, 0] / 255) and not torch.equal(two.last[:, 0], two.last[:, 1])
 
     flags = "--last_frame previous --last_noise 0.2"
-    noisy = first_batch(dance, flags)
+    noisy = first_batch(dance, flags, last_frames=2)
     for field in ("x_1", "frames", "poses", "noise"):
-        assert torch.equal(getattr(plain, field), getattr(noisy, field)), "the flag changes nothing else"
-    noise = noisy.last - plain.last
+        assert torch.equal(getattr(two, field), getattr(noisy, field)), "the flag changes nothing else"
+    noise = noisy.last - two.last
     assert noisy.last.min() >= 0 and noisy.last.max() <= 1
+    inside = ((noisy.last > 0) & (noisy.last < 1)).all(dim=1)
+    torch.testing.assert_close(noise[:, 0][inside], noise[:, 1][inside]), "the same in both frames"
     deviations = noise.flatten(1).std(dim=1)
+    disturbed_x_1 = first_batch(dance, "--last_noise 0.2", last_frames=2)
+    again = (two.x_1[:, None] / 255 + noise).clamp(0, 1)[inside[:, None].expand_as(noise)]
+    torch.testing.assert_close(disturbed_x_1.last[inside[:, None].expand_as(noise)], again), "x_1 with the same noise"
     assert 0.005 < deviations.max() < 0.2 and deviations.max() > 1.5 * deviations.min(), "each clip has its own"
-    assert noise.diff(dim=3).abs().mean() < noise.abs().mean() / 2, "neighbours are alike"
-    assert torch.equal(noisy.last, first_batch(dance, flags).last)
-    assert not torch.equal(noisy.last, first_batch(dance, flags, epoch=1).last)
-    halves = [first_batch(dance, flags, Ranks(rank, 2), 2).last for rank in (0, 1)]
+    assert noise.diff(dim=4).abs().mean() < noise.abs().mean() / 2, "neighbours are alike"
+    assert torch.equal(noisy.last, first_batch(dance, flags, last_frames=2).last)
+    assert not torch.equal(noisy.last, first_batch(dance, flags, epoch=1, last_frames=2).last)
+    halves = [first_batch(dance, flags, Ranks(rank, 2), 2, last_frames=2).last for rank in (0, 1)]
     assert torch.equal(torch.stack(halves, dim=1).flatten(0, 1), noisy.last), "drawn for the whole batch"
-    mixed = first_batch(dance, "--last_frame previous --last_mix 0.8")
-    away, towards_x_1 = mixed.last - plain.last, mixed.x_1 / 255 - plain.last
+    mixed = first_batch(dance, "--last_frame previous --last_mix 0.8", last_frames=2)
+    away, towards_x_1 = mixed.last - two.last, mixed.x_1[:, None] / 255 - two.last
     shares = (away * towards_x_1).flatten(1).sum(dim=1) / towards_x_1.square().flatten(1).sum(dim=1)
     assert 0 <= shares.min() < shares.max() <= 0.8
-    torch.testing.assert_close(away, towards_x_1 * shares[:, None, None, None])
+    torch.testing.assert_close(away, towards_x_1 * shares[:, None, None, None, None])

@@ -76,7 +76,7 @@ def test_rollouts_that_start_again():
     with torch.no_grad():
         poses, truth = sequence.poses[None], sequence.frames[None]
         forced = model.rollout(truth[:, 0], poses, truth=truth, teacher_forcing=True).frames[0].clamp(0, 1)
-        third = model.rollout(truth[:, 0], poses[:, 3:7], last=truth[:, 3]).frames[0].clamp(0, 1)
+        third = model.rollout(truth[:, 0], poses[:, 3:7], last=truth[:, 3:4]).frames[0].clamp(0, 1)
     torch.testing.assert_close(predict_again(model, sequence, torch.float32, 1), forced)
     again = predict_again(model, sequence, torch.float32, 3)
     torch.testing.assert_close(again[:3], whole[:3])

@@ -125,7 +125,7 @@ def test_a_rollout_of_1600_frames_stays_within_the_range():
 
 @torch.no_grad()
 def test_x1_is_used_and_the_last_frame_by_a_learned_prior_only():
-    x_1, poses, last = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    x_1, poses, last = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 3, 16, 16), torch.rand(1, 1, 3, 16, 16)
     for prior, used in (("learned", True), ("standard", False)):
         model = shaken(**TINY, prior=prior)
         frames = model.rollout(x_1, poses, last=last).frames

@@ -15,7 +15,7 @@ from modules.train.distributed import Ranks
 from modules.train.feed import Feed
 
 SIZES = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
-MODELS = [(arch, prior) for arch in ("template", "multiscale") for prior in ("standard", "learned")]
+MODELS = [(arch, prior) for arch in ("template", "multiscale") for prior in ("standard", "learned", "learned2")]
 H, W, T = 8, 16, 5
 
 
@@ -40,13 +40,14 @@ def clip(B=2, seed=0):
 
 def plain_rollout(model, x_1, poses, truth=None, noise=None, from_posterior=None, teacher_forcing=False):
     """The rollout of one clip (T, …), written down from its description: frames, and nats a frame."""
-    last, frames, nats = x_1[None], [], []
+    before, last, frames, nats = x_1[None], x_1[None], [], []
     for t in range(1, len(poses)):
         pose, seen = model.label_transformation(poses[t, None]), model.frame_transformation(last)
         if model.prior is None:
             prior = Normal(torch.zeros(1, *model.latent_shape(H, W)), 1.0)
         else:
-            _, mu, logvar = model.prior(seen, pose)
+            two = [model.frame_transformation(before), seen]
+            _, mu, logvar = model.prior(model.joined(two[-model.last_frames :]), pose)
             prior = Normal(mu, (logvar / 2).exp())
         chosen = prior
         if truth is not None:
@@ -57,7 +58,7 @@ def plain_rollout(model, x_1, poses, truth=None, noise=None, from_posterior=None
         z = chosen.loc if noise is None else chosen.loc + chosen.scale * noise[t - 1, None]
         fused = model.Decoder_Fusion(seen, pose, z, model.frame_transformation(x_1[None]))
         frames.append(model.Generator(fused, x_1[None])[0])
-        last = truth[t, None] if teacher_forcing else frames[-1][None]
+        before, last = last, truth[t, None] if teacher_forcing else frames[-1][None]
     return torch.stack(frames), torch.stack(nats) if nats else None
 
 
@@ -102,13 +103,16 @@ def test_prediction_is_the_plain_loop_and_never_computes_the_posterior(model, no
 def test_a_rollout_can_begin_at_any_last_frame(model):
     truth, poses = clip()
     whole = model.rollout(truth[:, 0], poses).frames
-    rest = model.rollout(truth[:, 0], poses[:, 2:], last=whole[:, 1]).frames
+    rest = model.rollout(truth[:, 0], poses[:, 2:], last=whole[:, 2 - model.last_frames : 2]).frames
     torch.testing.assert_close(whole[:, 2:], rest)
-    torch.testing.assert_close(model.rollout(truth[:, 0], poses, last=truth[:, 0]).frames, whole)
-    other = model.rollout(truth[:, 0], poses, last=truth[:, 3]).frames
-    assert torch.equal(whole[:, 0], other[:, 0]) != model.uses_last
+    for k in range(model.last_frames):
+        last = torch.stack([truth[:, 0]] * model.last_frames, dim=1)
+        torch.testing.assert_close(model.rollout(truth[:, 0], poses, last=last).frames, whole)
+        last[:, k] = truth[:, 3]
+        assert torch.equal(whole[:, 0], model.rollout(truth[:, 0], poses, last=last).frames[:, 0]) != model.uses_last
     for model.bounded, most in ((True, 1.0), (False, 2.0)):  # what is fed back cannot grow to infinity
-        far, bound = (model.rollout(truth[:, 0], poses, last=torch.full((2, 3, H, W), x)).frames for x in (1e30, most))
+        far, bound = (model.rollout(truth[:, 0], poses, last=torch.full((2, model.last_frames, 3, H, W), x)).frames
+                      for x in (1e30, most))
         assert torch.equal(far, bound) and bound.isfinite().all()
 
 
@@ -195,7 +199,7 @@ def test_no_tensor_stays_on_the_cpu_where_there_is_a_gpu(dance, tmp_path, preset
         with device:
             model = VAE_Model(args.arch, **SIZES, prior=args.prior)
         assert next(model.parameters()).device == device
-        batch = next(iter(Feed(args, data, model.latent_shape(16, 32), Ranks(), device).batches(0)))
+        batch = next(iter(Feed(args, data, model.latent_shape(16, 32), Ranks(), device, model.last_frames).batches(0)))
         out = model.rollout(batch.x_1, batch.poses, last=batch.last, truth=batch.frames.float() / 255,
                             noise=batch.noise, from_posterior=batch.from_posterior,
                             teacher_forcing=batch.teacher_forcing)

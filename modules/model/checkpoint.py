@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from modules.files import write_bytes
-from modules.model import ARCHITECTURES
+from modules.model import ARCHITECTURES, PRIORS
 from modules.model.vae import VAE_Model, architecture
 from modules.runtime import InputError
 
@@ -121,9 +121,9 @@ def read_config(contents: dict[str, Any], path: str | Path) -> tuple[dict[str, A
     for arch in ARCHITECTURES:
         try:
             sizes = architecture(arch).sizes_of(state)
+            prior = list(PRIORS)[sizes.pop("prior_frames")]
         except (KeyError, IndexError):  # another architecture's
             continue
-        prior = "learned" if any(name.startswith("prior.") for name in state) else "standard"
         return {"arch": arch, "prior": prior} | sizes, tuple(size)
     raise InputError(f"{path}: its weights are of no known architecture ({', '.join(ARCHITECTURES)}); found "
                      f"{listed(state)}")

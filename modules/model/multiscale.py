@@ -33,18 +33,19 @@ ADAMW_NETWORKS = ("Gaussian_Predictor", "prior", "Decoder_Fusion")
 
 
 def build(
-    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, learned_prior: bool
+    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, prior_frames: int
 ) -> dict[str, nn.Module | None]:
-    """The networks of VAE_Model by their names. ValueError unless F_dim and D_out_dim are multiples of CHANNEL_STEP."""
+    """The networks of VAE_Model by their names. prior_frames: 0 for the standard prior. ValueError unless F_dim and
+    D_out_dim are multiples of CHANNEL_STEP."""
     if F_dim % CHANNEL_STEP or D_out_dim % CHANNEL_STEP:
         raise ValueError(f"F_dim {F_dim}, D_out_dim {D_out_dim}: expected multiples of {CHANNEL_STEP}")
     return {
         "frame_transformation": RGB_Encoder(F_dim, levels),
         "label_transformation": Label_Encoder(L_dim, D_out_dim, levels),
-        "Gaussian_Predictor": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=True),
+        "Gaussian_Predictor": Gaussian_Predictor(1, F_dim, D_out_dim, N_dim, informed=True),
         "Decoder_Fusion": Decoder_Fusion(F_dim, N_dim, D_out_dim, levels),
         "Generator": Generator(D_out_dim, levels),
-        "prior": Gaussian_Predictor(F_dim, D_out_dim, N_dim, informed=False) if learned_prior else None,
+        "prior": Gaussian_Predictor(prior_frames, F_dim, D_out_dim, N_dim, informed=False) if prior_frames else None,
     }
 
 
@@ -62,14 +63,21 @@ def levels_for(height: int, width: int) -> int:
 
 def sizes_of(state: dict[str, Tensor]) -> dict[str, int]:
     """The arguments of VAE_Model from the shapes of its weights; KeyError where one of them is missing."""
+    F_dim, prior = state["Gaussian_Predictor.frame.weight"].shape[0], state.get("prior.frame.weight")
     levels = [match for name in state if (match := re.fullmatch(r"frame_transformation\.convs\.\d+\.weight", name))]
     return {
-        "F_dim": state["Gaussian_Predictor.frame.weight"].shape[0],
+        "F_dim": F_dim,
+        "prior_frames": 0 if prior is None else prior.shape[1] // F_dim,
         "L_dim": state["label_transformation.convs.3.weight"].shape[0],
         "N_dim": state["Decoder_Fusion.latent.weight"].shape[1],
         "D_out_dim": state["Gaussian_Predictor.pose.weight"].shape[1],
         "levels": len(levels),
     }
+
+
+def joined(features: list[list[Tensor]]) -> list[Tensor]:
+    """The smallest maps of several frames, (B, F, h, w) each, as a pyramid of one map, (B, K * F, h, w)."""
+    return [torch.cat([pyramid[-1] for pyramid in features], dim=1)]
 
 
 def widths(channels: int, shares: tuple[float, ...], levels: int) -> list[int]:
@@ -152,15 +160,15 @@ class Label_Encoder(Pyramid):
 
 
 class Gaussian_Predictor(nn.Module):
-    """q(z | frame to predict, pose), or p(z | last frame, pose), from the smallest maps -> z, mu, logvar.
+    """q(z | frame to predict, pose), or p(z | last frames, pose), from the smallest maps -> z, mu, logvar.
 
     Each (B, N, h, w) float32. A prior starts as N(0, I). A posterior starts `informed`: narrow, and its mean
     follows the frame. Starting from N(0, I), z would be noise at first, and the decoder would learn to ignore it.
     """
 
-    def __init__(self, F_dim: int, D_out_dim: int, N_dim: int, informed: bool):
+    def __init__(self, frames: int, F_dim: int, D_out_dim: int, N_dim: int, informed: bool):
         super().__init__()
-        self.frame = nn.Conv2d(F_dim, F_dim, 1)
+        self.frame = nn.Conv2d(frames * F_dim, F_dim, 1)
         self.pose = nn.Conv2d(D_out_dim, F_dim, 1)
         self.block = Block(F_dim)
         self.out = nn.Conv2d(F_dim, 2 * N_dim, 1)

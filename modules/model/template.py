@@ -15,16 +15,16 @@ ADAMW_NETWORKS = ("Gaussian_Predictor", "prior", "Decoder_Fusion")  # see optimi
 
 
 def build(
-    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, learned_prior: bool
+    F_dim: int, L_dim: int, N_dim: int, D_out_dim: int, levels: int, prior_frames: int
 ) -> dict[str, nn.Module | None]:
-    """The networks of VAE_Model by their names. levels: 1."""
+    """The networks of VAE_Model by their names. levels: 1. prior_frames: 0 for the standard prior."""
     return {
         "frame_transformation": RGB_Encoder(F_dim),
         "label_transformation": Label_Encoder(L_dim),
         "Gaussian_Predictor": Gaussian_Predictor(F_dim, L_dim, N_dim),
         "Decoder_Fusion": Decoder_Fusion(F_dim, L_dim, N_dim, D_out_dim),
         "Generator": Generator(D_out_dim),
-        "prior": Gaussian_Predictor(F_dim, L_dim, N_dim) if learned_prior else None,
+        "prior": Gaussian_Predictor(prior_frames * F_dim, L_dim, N_dim) if prior_frames else None,
     }
 
 
@@ -35,13 +35,22 @@ def levels_for(height: int, width: int) -> int:
 
 def sizes_of(state: dict[str, Tensor]) -> dict[str, int]:
     """The arguments of VAE_Model from the shapes of its weights; KeyError where one of them is missing."""
+    F_dim, more = state["frame_transformation.6.weight"].shape[0], 0
+    if "prior.0.conv1.weight" in state:  # the posterior's channels are of one frame and the pose
+        more = state["prior.0.conv1.weight"].shape[1] - state["Gaussian_Predictor.0.conv1.weight"].shape[1] + F_dim
     return {
-        "F_dim": state["frame_transformation.6.weight"].shape[0],
+        "F_dim": F_dim,
+        "prior_frames": more // F_dim,
         "L_dim": state["label_transformation.4.conv2.weight"].shape[0],
         "N_dim": state["Gaussian_Predictor.4.conv2.weight"].shape[0],
         "D_out_dim": state["Decoder_Fusion.5.weight"].shape[0],
         "levels": LEVELS[0],
     }
+
+
+def joined(features: list[Tensor]) -> Tensor:
+    """The features of several frames, (B, F, H, W) each, as one, (B, K * F, H, W)."""
+    return torch.cat(features, dim=1)
 
 
 class RGB_Encoder(nn.Sequential):

@@ -2,7 +2,7 @@
 
     log p(x|c) >= E_{q(z|x,c)} log p(x|z,c) - KL(q(z|x,c) || p(z|c))
 
-c = the pose P_t, the last frame, and x_1 where the architecture uses it. Training, validation and testing all call
+c = the pose P_t, the last frames, and x_1 where the architecture uses it. Training, validation and testing all call
 `rollout`.
 """
 
@@ -37,9 +37,9 @@ class VAE_Model(nn.Module):
     """The conditional VAE of the course: x_t from the last frame, the pose P_t and a latent z.
 
     arch: "template" (the course's) or "multiscale". F_dim, L_dim, N_dim, D_out_dim: channels of frame features, pose
-    features, latent and fused features. prior: "standard", N(0, I), or "learned", p(z | last frame, pose) as in
-    Denton & Fergus 2018. levels: resolutions of the features, each half of the one before; by default the fewest that
-    the architecture can have. ValueError for other names and numbers.
+    features, latent and fused features. prior: "standard", N(0, I); "learned", p(z | last frame, pose) as in
+    Denton & Fergus 2018; "learned2", of the last two frames. levels: resolutions of the features, each half of the one
+    before; by default the fewest that the architecture can have. ValueError for other names and numbers.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class VAE_Model(nn.Module):
         super().__init__()
         if arch not in ARCHITECTURES or prior not in PRIORS:
             raise ValueError(f"VAE_Model(arch={arch!r:.60}, prior={prior!r:.60}): expected one of {ARCHITECTURES} and "
-                             f"of {PRIORS}: VAE_Model('template', F_dim=128, L_dim=32, N_dim=12, D_out_dim=192), or "
+                             f"of {*PRIORS,}: VAE_Model('template', F_dim=128, L_dim=32, N_dim=12, D_out_dim=192), or "
                              "VAE_Model.from_checkpoint(path)")
         networks = architecture(arch)
         levels = networks.LEVELS[0] if levels is None else levels
@@ -59,13 +59,15 @@ class VAE_Model(nn.Module):
             "arch": arch, "F_dim": F_dim, "L_dim": L_dim, "N_dim": N_dim, "D_out_dim": D_out_dim, "prior": prior,
             "levels": levels,
         }
-        for name, network in networks.build(F_dim, L_dim, N_dim, D_out_dim, levels, prior == "learned").items():
+        for name, network in networks.build(F_dim, L_dim, N_dim, D_out_dim, levels, PRIORS[prior]).items():
             setattr(self, name, network)
+        self.joined = networks.joined  # the features of the last frames as one frame's, with all their channels
         self.adamw_networks = networks.ADAMW_NETWORKS  # see build_optimizers
         self.latent_scale = 2 ** (levels - 1)  # of a frame's side over the latent's
         self.uses_x_1 = networks.USES_X_1  # whether x_1's features are used
         self.bounded = False  # whether frames that are fed back are clamped to [0, 1]; not in the template
-        self.uses_last = networks.USES_LAST or self.prior is not None  # whether the last frame's features are used
+        self.uses_last = networks.USES_LAST or self.prior is not None  # whether the last frames' features are used
+        self.last_frames = max(1, PRIORS[prior])  # how many last frames there are
 
     @classmethod
     def from_checkpoint(cls, path: str) -> "VAE_Model":
@@ -88,7 +90,7 @@ class VAE_Model(nn.Module):
 
         x_1: (B, 3, H, W), the given frame. poses: (B, T, 3, H, W); poses[:, t] belongs to frame t, poses[:, 0] (of x_1)
         is not used. Images are uint8 or float [0, 1].
-        last: (B, 3, H, W), the last frame of the first step; by default x_1.
+        last: (B, K, 3, H, W), the K = last_frames frames before the first step, in order; by default all are x_1.
         truth: (B, T, 3, H, W), the true frames: in training, for the posterior, the KL and teacher forcing.
         noise: (B, T-1, *latent_shape) from N(0, I); None takes the mean of the latent's distribution.
         from_posterior: (B, 1, 1, 1) bool, whether a clip's z is the posterior's; else, and by default, the prior's.
@@ -97,34 +99,36 @@ class VAE_Model(nn.Module):
         if truth is None and (teacher_forcing or from_posterior is not None):
             raise ValueError("teacher_forcing and from_posterior need the true frames")
         x_1, truth = to_float(x_1), None if truth is None else to_float(truth)
-        last = x_1 if last is None else to_float(last)
-        reference, seen = self.frame_transformation(x_1) if self.uses_x_1 else None, None
+        fed_range = (0, 1) if self.bounded else FED_RANGE
+        reference = self.frame_transformation(x_1) if self.uses_x_1 else None
+        if last is None or not self.uses_last:  # the last frames are x_1
+            seen = [reference if self.uses_x_1 else self.frame_transformation(x_1)] * self.last_frames
+        else:
+            seen = [self.frame_transformation(frame.clamp(*fed_range)) for frame in to_float(last).unbind(dim=1)]
         frames, kl = [], []
         for t in range(1, poses.shape[1]):
             true_frame = None if truth is None else truth[:, t]
             z_noise = None if noise is None else noise[:, t - 1]
-            if self.uses_last and self.uses_x_1 and last is x_1:
-                seen = reference
-            elif self.uses_last:
-                seen = self.frame_transformation(last.clamp(*((0, 1) if self.bounded else FED_RANGE)))
+            if t > 1 and self.uses_last:
+                fed = truth[:, t - 1] if teacher_forcing else frames[-1].clamp(*fed_range)
+                seen = [*seen[1:], self.frame_transformation(fed)]
             frame, kl_t = self.step(x_1, reference, seen, poses[:, t], true_frame, z_noise, from_posterior)
             frames.append(frame)
             kl.append(kl_t)
-            last = true_frame if teacher_forcing else frame
         return Rollout(torch.stack(frames, dim=1), None if truth is None else torch.stack(kl, dim=1))
 
     forward = rollout
 
     def step(
-        self, x_1: Tensor, reference: Any, seen: Any, pose: Tensor, true_frame: Tensor | None, noise: Tensor | None,
+        self, x_1: Tensor, reference: Any, seen: list, pose: Tensor, true_frame: Tensor | None, noise: Tensor | None,
         from_posterior: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """One frame (B, 3, H, W), and the KL (B, *latent) of its posterior where the true frame is given.
 
-        reference: the features of x_1. seen: those of the last frame. See `rollout`.
+        reference: the features of x_1. seen: those of the last frames, in order. See `rollout`.
         """
         pose = self.label_transformation(to_float(pose))
-        mu, logvar, kl = *self.prior_of(seen, pose, x_1), None  # p(z | last frame, pose)
+        mu, logvar, kl = *self.prior_of(seen, pose, x_1), None  # p(z | last frames, pose)
         if true_frame is not None:
             truth = self.frame_transformation(true_frame)
             q_mu, q_logvar = self.Gaussian_Predictor(truth, pose)[1:]  # q(z | true frame, pose)
@@ -132,12 +136,12 @@ class VAE_Model(nn.Module):
             if from_posterior is not None:
                 mu, logvar = torch.where(from_posterior, q_mu, mu), torch.where(from_posterior, q_logvar, logvar)
         z = reparameterise(mu, logvar, noise)
-        return self.Generator(self.Decoder_Fusion(seen, pose, z, reference), x_1).float(), kl
+        return self.Generator(self.Decoder_Fusion(seen[-1], pose, z, reference), x_1).float(), kl
 
-    def prior_of(self, seen: Any, pose_features: Any, x_1: Tensor) -> tuple[Tensor, Tensor]:
+    def prior_of(self, seen: list, pose_features: Any, x_1: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar (B, *latent) of the prior; zeros for N(0, I)."""
         if self.prior is not None:
-            return self.prior(seen, pose_features)[1:]
+            return self.prior(self.joined(seen), pose_features)[1:]
         zeros = x_1.new_zeros(len(x_1), *self.latent_shape(*x_1.shape[-2:]))
         return zeros, zeros
 

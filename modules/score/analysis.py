@@ -50,12 +50,13 @@ def analyse(model: VAE_Model, sequence: Sequence, training: Dataset_Dance, dtype
 
 @torch.no_grad()
 def predict_again(model: VAE_Model, sequence: Sequence, dtype: torch.dtype, every: int) -> Tensor:
-    """Frames 2 … T, (T-1, 3, H, W) in [0, 1], where the last frame is the true one at every `every`-th frame."""
+    """Frames 2 … T, (T-1, 3, H, W) in [0, 1], where the last frames are true ones at every `every`-th frame."""
     device, T, frames = next(model.parameters()).device, len(sequence.poses), []
     model.eval()
     for begin in torch.arange(0, T - 1, every).split(TOGETHER):
         places = (begin[:, None] + torch.arange(every + 1)).clamp(max=T - 1)  # (n, every + 1)
-        last, x_1 = (to_float(sequence.frames[i]).to(device) for i in (begin, torch.zeros_like(begin)))
+        before = (begin[:, None] + torch.arange(1 - model.last_frames, 1)).clamp(min=0)  # (n, last_frames)
+        last, x_1 = (to_float(sequence.frames[i]).to(device) for i in (before, torch.zeros_like(begin)))
         with autocast(device, dtype):
             out = model.rollout(x_1, sequence.poses[places].to(device), last=last)
         frames.append(out.frames.flatten(0, 1).clamp(0, 1).cpu())

@@ -57,7 +57,7 @@ def generate(model: VAE_Model, sequences: list[Sequence], noise: list[Tensor | N
     device = next(model.parameters()).device
     places = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].poses))  # the shortest sequence is last
     x_1 = torch.stack([to_float(sequences[i].frames[0]) for i in places]).to(device)
-    last, begin = x_1, 1  # begin: frames that exist
+    last, begin = x_1[:, None].expand(-1, model.last_frames, -1, -1, -1), 1  # begin: frames that exist
     while places := [i for i in places if len(sequences[i].poses) > begin]:
         n = len(places)
         end = min(len(sequences[places[-1]].poses), begin + max(1, CHUNK // n))
@@ -65,4 +65,4 @@ def generate(model: VAE_Model, sequences: list[Sequence], noise: list[Tensor | N
         z_noise = None if noise[0] is None else torch.stack([noise[i][begin - 1 : end - 1] for i in places])
         frames = model.rollout(x_1[:n], poses, last=last[:n], noise=z_noise).frames
         yield dict(zip(places, frames, strict=True))
-        last, begin = frames[:, -1], end
+        last, begin = torch.cat([last[:n], frames], dim=1)[:, -model.last_frames :], end

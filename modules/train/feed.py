@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     """One step's B clips of T frames, and the schedules' values for it."""
 
     x_1: Tensor  # (B, 3, H, W) uint8
-    last: Tensor | None  # (B, 3, H, W) the last frame of a clip's first step; None: x_1
+    last: Tensor | None  # (B, K, 3, H, W) the last frames of a clip's first step, see VAE_Model.rollout; None: x_1
     frames: Tensor  # (B, T, 3, H, W) uint8, true frames in a row: what is predicted are frames[:, 1:]
     poses: Tensor  # (B, T, 3, H, W) uint8
     noise: Tensor  # (B, T-1, *latent) of z, from N(0, I); zero for clips whose z is the mean of the prior
@@ -41,18 +41,19 @@ class Batch(NamedTuple):
 
 class Feed:
     """Makes the batches of a run from its data. steps: optimizer steps of every epoch; like the template's loader, the
-    last incomplete batch is left out. latent: the shape of z for one frame."""
+    last incomplete batch is left out. latent: the shape of z for one frame. last_frames: how many the prior sees."""
 
     def __init__(
         self, args: argparse.Namespace, data: Dataset_Dance, latent: tuple[int, int, int], ranks: Ranks,
-        device: torch.device,
+        device: torch.device, last_frames: int = 1,
     ):
         self.args, self.data, self.latent, self.ranks, self.device = args, data, latent, ranks, device
+        self.last_frames = last_frames
         self.batch_size = args.batch_size * ranks.size  # of all processes
         shares = [data_share(args, epoch) for epoch in range(args.num_epoch)]
         for part in dict.fromkeys(shares):
             flag = "--partial" if part == args.partial else "--partial times --fast_partial"
-            data.check_share(part, flag)
+            data.check_share(part, flag, (self.last_frames - 1) * (args.windows == "anywhere"))
         windows = {part: len(data.windows(part)) for part in dict.fromkeys(shares)}
         self.steps = [args.epoch_steps or max(1, windows[part] // self.batch_size) for part in shares]
         self.schedules = Schedules(args, self.steps)
@@ -73,9 +74,11 @@ class Feed:
         args, now = self.args, self.schedules.at(epoch, step)
         frames, poses = (gather(images, windows, shifts) for images in self.images)
         x_1, last = frames[:, 0], None
-        frames, poses = frames[:, 1:], poses[:, 1:]
-        if args.last_frame == "previous":
-            last = self._disturbed(frames[:, 0], x_1, epoch, step)
+        before = 1 if args.windows == "template" else self.last_frames
+        if args.windows == "anywhere" and (args.last_frame == "previous" or args.last_noise):
+            last = to_float(frames[:, 1 : before + 1] if args.last_frame == "previous" else frames[:, :1])
+            last = self._disturbed(last.expand(-1, before, -1, -1, -1), to_float(x_1), epoch, step)
+        frames, poses = frames[:, before:], poses[:, before:]
 
         # the first clips of the batch take z from the posterior, the others take the prior's mean
         count = max(1, round(self.batch_size * now.posterior_share))
@@ -101,7 +104,7 @@ class Feed:
             return template_plan(self.data.windows(partial), steps, self.batch_size)
         return shuffled_plan(
             self.data.clips_within(partial), args.train_vi_len, steps, self.batch_size, args.seed, epoch,
-            random_start=args.random_start, shift=largest_shift(args),
+            before=self.last_frames - 1, random_start=args.random_start, shift=largest_shift(args),
         )
 
     def _draw(self, shape: tuple[int, ...], stream: int, epoch: int, step: int, draw=torch.randn) -> Tensor:
@@ -110,16 +113,15 @@ class Feed:
         return self.ranks.share(draw((self.batch_size, *shape), generator=generator, device=self.device))
 
     def _disturbed(self, frames: Tensor, x_1: Tensor, epoch: int, step: int) -> Tensor:
-        """Last frames (B, 3, H, W) with errors like those of a rollout, which the prior so learns to correct (compare
-        GameNGen, Valevski et al. 2024): Gaussian noise on a coarse grid, and x_1 (B, 3, H, W) mixed in. Each clip draws
-        a strength s in [0, 1]: the noise is s times, the share of x_1 s**3 times the flag's, so that x_1 is weak in
-        most clips and replaces the frame in a few."""
+        """Last frames (B, K, 3, H, W) with errors like those of a rollout, which the prior so learns to correct
+        (compare GameNGen, Valevski et al. 2024): Gaussian noise on a coarse grid, and x_1 (B, 3, H, W) mixed in. Both
+        are the same for the K frames of a clip. Each clip draws a strength in [0, 1], a factor of both flags."""
         size = frames.shape[-2:]
         grid = [round(4 * side / min(size)) for side in size]  # 4x8 for 32x64, as large as the multi-scale latent
         blobs = F.interpolate(self._draw((3, *grid), BLOBS, epoch, step), size, mode="bilinear")
         strength = self._draw((1, 1, 1), STRENGTHS, epoch, step, draw=torch.rand)
-        noisy = (to_float(frames) + self.args.last_noise * strength * blobs).clamp(0, 1)
-        return torch.lerp(noisy, to_float(x_1), self.args.last_mix * strength**3)
+        noisy = (frames + (self.args.last_noise * strength * blobs)[:, None]).clamp(0, 1)
+        return torch.lerp(noisy, x_1[:, None], (self.args.last_mix * strength)[:, None])
 
 
 def toss(seed: int, epoch: int, tfr: float) -> bool:
@@ -137,7 +139,7 @@ def largest_shift(args: argparse.Namespace) -> tuple[int, int]:
 class Plan(NamedTuple):
     """An epoch of S steps on B clips of T frames."""
 
-    windows: Tensor  # (S, B, 1 + T) int64, frame numbers in the data set: x_1, then T frames in a row
+    windows: Tensor  # (S, B, 1 + T) int64, frame numbers in the data set: x_1, then T or more frames in a row
     shifts: Tensor  # (S, B, 2) int64: all images of the clip are moved by so many pixels (down, right)
 
 
@@ -148,15 +150,15 @@ def template_plan(windows: Tensor, steps: int, batch: int) -> Plan:
 
 
 def shuffled_plan(
-    clips: list[tuple[int, int]], T: int, steps: int, batch: int, seed: int, epoch: int, *,
+    clips: list[tuple[int, int]], T: int, steps: int, batch: int, seed: int, epoch: int, *, before: int = 0,
     random_start: bool = False, shift: tuple[int, int] = (0, 0),
 ) -> Plan:
     """Windows that start anywhere in a clip [begin, end), each possible start once before any comes again.
 
-    random_start: x_1 is drawn from anywhere in the clip, so that
+    before: frames before the T, which the prior sees too. random_start: x_1 is drawn from anywhere in the clip, so that
     copying it is no shortcut; else it is the first of the T. shift: the largest shift in pixels (down, right).
     """
-    rng = np.random.default_rng(derive_seed(seed, epoch))
+    T, rng = T + before, np.random.default_rng(derive_seed(seed, epoch))
     clips = [(begin, end) for begin, end in clips if end - begin >= T]
     starts = np.concatenate([np.arange(begin, end - T + 1) for begin, end in clips])
     bounds = np.concatenate([np.tile((begin, end), (end - begin - T + 1, 1)) for begin, end in clips])
@@ -164,7 +166,7 @@ def shuffled_plan(
     chosen = np.concatenate([rng.permutation(len(starts)) for _ in range(rounds)])[: steps * batch]
     start = starts[chosen].reshape(steps, batch)
     begin, end = bounds[chosen].reshape(steps, batch, 2).transpose(2, 0, 1)
-    first = rng.integers(begin, end) if random_start else start
+    first = rng.integers(begin, end) if random_start else start + before
     moved = rng.integers([-shift[0], -shift[1]], [shift[0] + 1, shift[1] + 1], (steps, batch, 2))
     windows = np.concatenate([first[..., None], start[..., None] + np.arange(T)], axis=-1)
     return Plan(torch.from_numpy(windows), torch.from_numpy(moved))
