@@ -37,7 +37,7 @@ PRESETS = {  # what differs from the flags' own defaults, which are the course t
     # the prior is trained on the last two frames, so that what poses do not show moves on from frame to frame
     "recursive": BEST | {"prior": "learned2", "last_frame": "previous", "last_mix": 0.5},
     # the course's network, to the letter, trained as well as it can be
-    "course": TRAINING | {"batch_size": 4, "train_vi_len": 3},
+    "course": TRAINING | {"batch_size": 4, "train_vi_len": 3, "last_noise": 0.1},
     # the course specification with the template's defaults
     "template": {},
     # the protocol of the report that this project starts from, so that its study can be repeated
