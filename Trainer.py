@@ -60,7 +60,8 @@ class Trainer:
         self.device = pick_device(args.device)
         self.dtype = pick_precision(args.precision, self.device)
         self.model = start.model if start else new_model(args)
-        self.model.bounded = self.model.bounded if args.test else args.bounded
+        if not args.test:  # which validates the checkpoint as it is
+            self.model.bounded = args.bounded
         self.model.to(self.device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.model) if args.ema else None
         self.optimizers = build_optimizers(args.optim, self.model, args.lr, args.weight_decay, self.dtype)

@@ -55,6 +55,7 @@ def test_an_error_in_a_flag_is_one_line(program, wrong, words):
     (parse_trainer, [*NEEDED, "--last_frame", "previous", "--preset", "template"], "--last_frame has no effect with"),
     (parse_trainer, [*NEEDED, "--preset", "recursive", "--prior", "standard", "--last_frame", "previous"],
      "no effect with --prior standard"),
+    (parse_trainer, [*NEEDED, "--prior", "standard", "--last_noise", "0.1"], "--last_noise has no effect with --prior"),
 ])
 def test_flags_that_miss_or_contradict_another_are_one_line(parse, flags, words):
     with pytest.raises(InputError, match=words):

@@ -48,12 +48,12 @@ class Feed:
         device: torch.device, last_frames: int = 1,
     ):
         self.args, self.data, self.latent, self.ranks, self.device = args, data, latent, ranks, device
-        self.last_frames = last_frames
+        self.last_frames = last_frames if args.windows == "anywhere" else 1  # the template's clips begin with x_1
         self.batch_size = args.batch_size * ranks.size  # of all processes
         shares = [data_share(args, epoch) for epoch in range(args.num_epoch)]
         for part in dict.fromkeys(shares):
             flag = "--partial" if part == args.partial else "--partial times --fast_partial"
-            data.check_share(part, flag, (self.last_frames - 1) * (args.windows == "anywhere"))
+            data.check_share(part, flag, self.last_frames - 1)
         windows = {part: len(data.windows(part)) for part in dict.fromkeys(shares)}
         self.steps = [args.epoch_steps or max(1, windows[part] // self.batch_size) for part in shares]
         self.schedules = Schedules(args, self.steps)
@@ -73,8 +73,7 @@ class Feed:
         """One batch. windows, shifts: the plan's for this step, see Plan."""
         args, now = self.args, self.schedules.at(epoch, step)
         frames, poses = (gather(images, windows, shifts) for images in self.images)
-        x_1, last = frames[:, 0], None
-        before = 1 if args.windows == "template" else self.last_frames
+        x_1, last, before = frames[:, 0], None, self.last_frames
         if args.windows == "anywhere" and (args.last_frame == "previous" or args.last_noise):
             last = to_float(frames[:, 1 : before + 1] if args.last_frame == "previous" else frames[:, :1])
             last = self._disturbed(last.expand(-1, before, -1, -1, -1), to_float(x_1), epoch, step)
