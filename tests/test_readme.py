@@ -11,7 +11,7 @@ from modules.options import parse_tester, parse_trainer
 
 PAGES = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]}
 README, LOG = PAGES[ROOT / "README.md"], ROOT / "docs/experiments.md"  # the log names scripts of its time
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+PYTHON = {path: re.findall(r"```python\n(.*?)```", text, re.S) for path, text in PAGES.items()}
 PROGRAMS = {"Trainer.py": parse_trainer, "Tester.py": parse_tester}
 COMMAND = r"^(?:!|torchrun .*|python3? )?({}) (--.*)$".format("|".join(PROGRAMS))
 
@@ -59,13 +59,13 @@ def test_commands_are_taken(program, arguments):
 
 def test_quoted_step_is_the_code():
     code = iter([line.strip() for line in (ROOT / "Trainer.py").read_text(encoding="utf-8").splitlines()])
-    quoted = next(block for block in PYTHON if "self.model" in block).splitlines()
+    quoted = next(block for block in PYTHON[ROOT / "docs/model.md"] if "self.model" in block).splitlines()
     assert not [line for line in quoted if line.strip() not in code]  # `in` moves on in the code: order counts too
 
 
 def test_the_lines_for_a_notebook(dance, trained, tmp_path, monkeypatch):
     """With a small data set and checkpoint."""
-    lines = next(block for block in PYTHON if "import" in block)
+    lines = next(block for block in PYTHON[ROOT / "README.md"] if "import" in block)
     for name, path in (("LAB4_Dataset", dance), ("runs/best/best.ckpt", trained[0] / "best.ckpt")):
         lines = lines.replace(f'"{name}"', f'"{path}"')
     monkeypatch.chdir(tmp_path)

@@ -106,6 +106,8 @@ def test_warnings_name_the_baseline(capsys):
     assert line == "warning: sequence 3: 20.00 dB is below 24.00 dB, a trivial baseline: nearest training pose"
     warn_if_below_baselines({"3": rows | {"model": row(math.nan)}})
     assert len(capsys.readouterr().err.splitlines()) == 2, "a diverged model is below every rival"
+    warn_if_below_baselines(dict.fromkeys("12345678", rows))
+    assert " and 2 more, a trivial baseline: nearest" in capsys.readouterr().err
 
 
 def test_nearest_pose_is_the_nearest():

@@ -20,6 +20,7 @@ from modules.score.metrics import all_scores, average, table_cells
 RIVALS = {"first_frame": "first frame", "training_mean": "training mean", "nearest_pose": "nearest training pose"}
 METHODS = {"model": "model", **RIVALS, "previous_true_frame": "previous true frame *"}  # lines of a table
 CHUNK = 4096  # training poses compared at once
+NAMED = 6  # sequences that a warning names
 
 
 def trivial_predictions(
@@ -111,7 +112,7 @@ def score_table(compared: dict[str, dict[str, dict]]) -> str:
 
 
 def warn_if_below_baselines(compared: dict[str, dict[str, dict]]) -> None:
-    """One line on stderr for every trivial baseline that the model's mean PSNR does not reach, with the sequences."""
+    """One line on stderr for every trivial baseline that the model's mean PSNR does not reach, with some sequences."""
     for key, name in RIVALS.items():
         below = [
             f"sequence {sequence}: {rows['model']['psnr']:.2f} dB is below {rows[key]['psnr']:.2f} dB"
@@ -119,4 +120,5 @@ def warn_if_below_baselines(compared: dict[str, dict[str, dict]]) -> None:
             if key in rows and not rows["model"]["psnr"] >= rows[key]["psnr"]
         ]
         if below:
-            print(f"warning: {', '.join(below)}, a trivial baseline: {name}", file=sys.stderr)
+            more = f" and {len(below) - NAMED} more" * (len(below) > NAMED)
+            print(f"warning: {', '.join(below[:NAMED])}{more}, a trivial baseline: {name}", file=sys.stderr)
