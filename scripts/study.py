@@ -41,7 +41,7 @@ STUDIES = {  # name -> flags of every recipe, which the command line may replace
     "to_score": ("--num_epoch 1 --pictures none",
                  {steps: f"--epoch_steps {steps}" for steps in ("60", "120", "250", "620")}
                  | {"1400_of_32": "--epoch_steps 1400 --batch_size 32 --lr 7e-3 --warmup_steps 25"}),
-    "ribbon": ("--F_dim 48 --L_dim 80 --D_out_dim 80 --num_epoch 4 --epoch_steps 200 --val_every 4 --val_vi_len 300",
+    "ribbon": ("--F_dim 48 --L_dim 80 --D_out_dim 80 --num_epoch 20 --epoch_steps 40 --val_every 20 --val_vi_len 300",
                {"map": "--prior standard --kl_beta 1e4", "standard": "--prior standard", "x_1": "",
                 "true_last": "--last_frame previous", "recursive": "--preset recursive"}),
     "own": ("", {}),
