@@ -35,7 +35,7 @@ BEST = TRAINING | {
 PRESETS = {  # what differs from the flags' own defaults, which are the course template's
     "best": BEST,  # the highest score
     # the prior is trained on the last two frames, so that what poses do not show moves on from frame to frame
-    "recursive": BEST | {"prior": "learned2", "last_frame": "previous", "last_mix": 0.5},
+    "recursive": BEST | {"prior": "learned2", "last_frame": "previous", "last_mix": 0.7},
     # the course's network, to the letter, trained as well as it can be
     "course": TRAINING | {"batch_size": 4, "train_vi_len": 3, "last_noise": 0.1},
     # the course specification with the template's defaults
@@ -204,7 +204,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--last_noise", type=natural_float, default=0.0,
         help="coarse noise on the last frames that a clip begins with: its largest standard deviation (frames: [0, 1])")
     add("--last_mix", type=unit_float, default=0.0,
-        help="the largest share of x_1 that is mixed into these frames; noise and share are random for each clip")
+        help="x_1 mixed into these frames, patch by patch: the largest standard deviation of its share, which is cut at "
+             "1; each clip has a strength in [0, 1], a factor of noise and share")
     add("--bounded", action=argparse.BooleanOptionalAction, default=False,
         help="clamp a generated frame to [0, 1] before it is fed back, in training and in prediction")
     add("--shift_down", type=natural, default=0,

@@ -20,7 +20,7 @@ from modules.device import derive_seed, random_generator
 from modules.train.distributed import Ranks
 from modules.train.schedules import Schedules, data_share
 
-LATENT, COIN, BLOBS, STRENGTHS = range(4)  # streams of random numbers
+LATENT, COIN, BLOBS, STRENGTHS, PATCHES = range(5)  # streams of random numbers
 
 
 class Batch(NamedTuple):
@@ -113,14 +113,17 @@ class Feed:
 
     def _disturbed(self, frames: Tensor, x_1: Tensor, epoch: int, step: int) -> Tensor:
         """Last frames (B, K, 3, H, W) with errors like those of a rollout, which the prior so learns to correct
-        (compare GameNGen, Valevski et al. 2024): Gaussian noise on a coarse grid, and x_1 (B, 3, H, W) mixed in. Both
-        are the same for the K frames of a clip. Each clip draws a strength in [0, 1], a factor of both flags."""
+        (compare GameNGen, Valevski et al. 2024): Gaussian noise on a coarse grid, and x_1 (B, 3, H, W) mixed in, with a
+        share that is random on another coarse grid, so that in some places nothing else is left. Both are the same for
+        the K frames of a clip. Each clip draws a strength in [0, 1], a factor of both flags."""
         size = frames.shape[-2:]
         grid = [round(4 * side / min(size)) for side in size]  # 4x8 for 32x64, as large as the multi-scale latent
-        blobs = F.interpolate(self._draw((3, *grid), BLOBS, epoch, step), size, mode="bilinear")
+        blobs, patches = (F.interpolate(self._draw((channels, *grid), stream, epoch, step), size, mode="bilinear")
+                          for channels, stream in ((3, BLOBS), (1, PATCHES)))
         strength = self._draw((1, 1, 1), STRENGTHS, epoch, step, draw=torch.rand)
         noisy = (frames + (self.args.last_noise * strength * blobs)[:, None]).clamp(0, 1)
-        return torch.lerp(noisy, x_1[:, None], (self.args.last_mix * strength)[:, None])
+        share = (self.args.last_mix * strength * patches.abs()).clamp(max=1)
+        return torch.lerp(noisy, x_1[:, None], share[:, None])
 
 
 def toss(seed: int, epoch: int, tfr: float) -> bool:
