@@ -201,11 +201,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="draw each clip's x_1 from anywhere in its sequence (with --windows anywhere)")
     add("--last_frame", default="x_1", **one_of("x_1", "previous"),
         help="the last frame that a clip begins with: x_1, or the true previous frame (with --windows anywhere)")
-    add("--last_noise", type=natural_float, default=0.0,
-        help="coarse noise on the last frames that a clip begins with: its largest standard deviation (frames: [0, 1])")
-    add("--last_mix", type=unit_float, default=0.0,
-        help="x_1 mixed into these frames, patch by patch: the largest standard deviation of its share, which is cut at "
-             "1; each clip has a strength in [0, 1], a factor of noise and share")
+    add("--last_noise", type=natural_float, default=0.0, metavar="N",
+        help="coarse noise on the last frames that a clip begins with (frames: [0, 1]): its standard deviation is N s, "
+             "s is drawn from [0, 1] for each clip")
+    add("--last_mix", type=unit_float, default=0.0, metavar="A",
+        help="x_1 mixed into these frames, patch by patch: its share is min(1, A s |e|), e is coarse N(0, 1) noise")
     add("--bounded", action=argparse.BooleanOptionalAction, default=False,
         help="clamp a generated frame to [0, 1] before it is fed back, in training and in prediction")
     add("--shift_down", type=natural, default=0,

@@ -112,10 +112,10 @@ class Feed:
         return self.ranks.share(draw((self.batch_size, *shape), generator=generator, device=self.device))
 
     def _disturbed(self, frames: Tensor, x_1: Tensor, epoch: int, step: int) -> Tensor:
-        """Last frames (B, K, 3, H, W) with errors like those of a rollout, which the prior so learns to correct
+        """Last frames (B, K, 3, H, W) with errors like those of a rollout, so that the network learns to correct them
         (compare GameNGen, Valevski et al. 2024): Gaussian noise on a coarse grid, and x_1 (B, 3, H, W) mixed in, with a
         share that is random on another coarse grid, so that in some places nothing else is left. Both are the same for
-        the K frames of a clip. Each clip draws a strength in [0, 1], a factor of both flags."""
+        the K frames of a clip. Each clip draws a strength in [0, 1], which multiplies both flags."""
         size = frames.shape[-2:]
         grid = [round(4 * side / min(size)) for side in size]  # 4x8 for 32x64, as large as the multi-scale latent
         blobs, patches = (F.interpolate(self._draw((channels, *grid), stream, epoch, step), size, mode="bilinear")
