@@ -46,7 +46,6 @@ STUDIES = {  # name -> flags of every recipe, which the command line may replace
                 "true_last": "--last_frame previous", "recursive": "--preset recursive"}),
     "own": ("", {}),
 }
-REPORT = {"Cyclical": 21.535, "Monotonic": 21.488, "None": 22.648}  # dB, the report's averages over its test sequences
 LATENT = ("kl", "active", "units", "psnr_posterior", "psnr_prior", "gain", "psnr_sample", "psnr_best_sample",
           "diversity", "change_sample", "change_truth", "bound")  # columns, see `latent_use`
 FREE = ("save_root", "DR", "device", "num_workers", "cache_dir", "pictures")  # flags that may differ between runs
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     for (name, seed), (flags, settings) in runs.items():
         train_and_test(f"{name}, seed {seed}", flags, settings)
     done = {name: [read_run(root / name / f"seed{seed}") for seed in args.seeds] for name in chosen}
-    write_results(root, done, REPORT if args.study == "kl" else {})
+    write_results(root, done)
 
 
 def parse_recipe(text: str) -> tuple[str, str]:
@@ -150,14 +149,10 @@ def measure(checkpoint: Path, args: argparse.Namespace) -> dict[str, dict]:
     return {"latent": latent, "ribbon": shown}
 
 
-def write_results(root: Path, runs: dict[str, list[Run]], report: dict[str, float]) -> None:
-    """All tables and figures. runs: recipe -> its runs, one per seed; report: recipe -> dB, an average to compare."""
+def write_results(root: Path, runs: dict[str, list[Run]]) -> None:
+    """All tables and figures. runs: recipe -> its runs, one per seed."""
     uses = {name: [read_json(run.folder / "measures.json") for run in seeds] for name, seeds in runs.items()}
-    table = make_table({name: list(map(score_columns, seeds)) for name, seeds in runs.items()})
-    if report:
-        table = [[*row, f"{report[row[0]]:.3f}" if row[0] in report else ""] for row in table]
-        table[0][-1] = "the report's average"
-    write_table(root / "psnr", table)
+    write_table(root / "psnr", make_table({name: list(map(score_columns, seeds)) for name, seeds in runs.items()}))
     write_table(root / "cost", make_table({name: list(map(cost_columns, seeds)) for name, seeds in runs.items()}))
     write_measures(root, uses)
     print("PSNR in dB with z the prior's mean; mean ± standard deviation over the seeds.")
