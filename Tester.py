@@ -33,7 +33,7 @@ from modules.score.predict import predict
 from modules.show.sequence import draw_test
 
 COURSE_FORMS = [[(630, 3, 32, 64)] * count for count in (5, 6)]  # the shapes of the course's test sequences; 6 in 2023
-WRITTEN = ("metrics.json", "submission.csv", "pred_seq*.gif", "seq*/pred_seq.gif", "seq*/pose.gif", "seq*/panel.*",
+WRITTEN = ("metrics.json", "submission.csv", "pred_seq*.gif", "seq*/pred_seq.*", "seq*/pose.gif", "seq*/panel.*",
            "seq*/ground_truth.gif", "seq*/psnr_per_frame.png", "seq*/frames.npz")
 
 
@@ -61,6 +61,10 @@ def main(args: argparse.Namespace | None = None) -> None:
     options = {"cache_dir": args.cache_dir, "workers": args.num_workers, "skip_bad": args.skip_bad}
     sequences = Dataset_Dance(args.DR, "test", height, width, **options).sequences
     truth = find_truth(args.DR, args.gt, sequences, args.cache_dir, args.num_workers)
+    training, folder = None, mode_folder(args.DR, "train") / "train_img"
+    if not args.no_baselines and any(t is not None for t in truth) and folder.is_dir():
+        training = Dataset_Dance(args.DR, "train", height, width, train_vi_len=1, **options)
+        training.decode()  # a damaged image is known before anything is predicted
 
     latent = f"{args.num_samples} samples" if args.num_samples else "prior mean"
     print(f"Predicting {', '.join(str(len(sequence.poses)) for sequence in sequences)} frames, z: {latent}.")
@@ -76,9 +80,6 @@ def main(args: argparse.Namespace | None = None) -> None:
 
     scores = [None if t is None else score(frames, t) for frames, t in zip(predicted, truth, strict=True)]
     results = [Result(*parts) for parts in zip(sequences, predicted, truth, scores, strict=True)]
-    training, folder = None, mode_folder(args.DR, "train") / "train_img"
-    if not args.no_baselines and any(t is not None for t in truth) and folder.is_dir():
-        training = Dataset_Dance(args.DR, "train", height, width, train_vi_len=1, **options)
     compared = compare(sequences, predicted, truth, training, trivial=not args.no_baselines)
     metrics = {"avg_psnr": None, "latent": latent, "seconds": seconds, "checkpoint": ", ".join(each)}
     metrics |= measure(results, compared, each, args.num_samples)

@@ -216,7 +216,8 @@ class Trainer:
             return {}
         args, sequences = self.args, self.validation
         predicted = predict(self.best_model, sequences, self.dtype)
-        bounds = [bound(self.best_model, sequence, self.dtype) for sequence in sequences if args.best_by == "bound"]
+        judged = [] if args.test or args.best_by != "bound" else sequences
+        bounds = [bound(self.best_model, sequence, self.dtype) for sequence in judged]
         last = epoch + 1 == args.num_epoch or args.test
         average, scores = score_validation(self.root, epoch, sequences, predicted, last and not args.no_sanity)
         draw_validation(

@@ -53,7 +53,7 @@ class Dataset_Dance(Dataset):
                              "'train', frame_H=32, frame_W=64, train_vi_len=16), or mode 'val' or 'test'")
         self.mode, self.train_vi_len, self.val_vi_len, self.partial = mode, train_vi_len, val_vi_len, partial
         self.size, self.cache_dir, self.skip_bad = (frame_H, frame_W), cache_dir, skip_bad
-        self.workers = (os.cpu_count() or 1) if workers is None else max(1, workers)
+        self.workers = (os.cpu_count() or 1) if workers is None else workers
         self.folder = mode_folder(root, mode)
         if mode == "test":
             self._tests = find_tests(self.folder, skip_bad)

@@ -234,7 +234,7 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     add("--num_samples", type=natural, default=0, help="draw so many latents per sequence; 0: the prior's mean")
     add("--no_baselines", action="store_true",
         help="skip the trivial baselines, two of which read the training set")
-    add("--make_gif", action="store_true", help="also write pred_seq<i>.gif to --save_root")
+    add("--make_gif", action="store_true", help="also write pred_seq<i>.gif to --save_root (with --pictures all)")
 
 
 def trainer_parser(preset: str = "best") -> Parser:

@@ -1,7 +1,7 @@
 """Explain the PSNR per frame of a checkpoint: accumulated error, poses unlike the training's, missing limbs.
 
-    python scripts/analyse.py runs/best/best.ckpt --DR LAB4_Dataset --save_root runs/best/analysis
-    python scripts/analyse.py template.ckpt --mode test --DR DATA --save_root analysis
+    python scripts/analyse.py --DR LAB4_Dataset --save_root runs/best/analysis --ckpt_path runs/best/best.ckpt
+    python scripts/analyse.py --mode test --DR DATA --save_root analysis --ckpt_path template.ckpt
 
 It writes curves, images and numbers of every sequence. What is measured: modules/score/analysis.py.
 """
@@ -16,31 +16,32 @@ from dataloader import Dataset_Dance
 from modules.data.truth import find_truth
 from modules.device import pick_device, pick_precision
 from modules.files import check_writable, write_json
-from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.options import parse_tester
 from modules.runtime import InputError, run_program
 from modules.score.analysis import CAUSES, ROLLOUTS, analyse, describe, worst_stretches
 from modules.show.curves import plot_analysis, save_figure
 from modules.show.panels import Panels
 from modules.show.sequence import images_of, to_images, write_png
+from Tester import load_models
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("analyse.py", description=__doc__.splitlines()[0], allow_abbrev=False,
-                                     epilog="Other flags are those of Tester.py: --DR, --save_root, --gt, --device, …")
-    parser.add_argument("checkpoint", help="of Trainer.py or of the course's template")
+                                     epilog="Other flags are those of Tester.py: --DR, --save_root, --ckpt_path, …")
     parser.add_argument("--mode", choices=("val", "test"), default="val", help="sequences to explain (default: val)")
     args, others = parser.parse_known_args()
-    for row in write_analysis(parse_tester(["--ckpt_path", args.checkpoint, *others]), args.mode):
+    for row in write_analysis(parse_tester(others), args.mode):
         print(f"\nSequence {row['name']}", *row["text"], sep="\n")
 
 
 def write_analysis(args: argparse.Namespace, mode: str, most: int | None = None) -> list[dict]:
     """Explain the first `most` sequences of a mode; returns what analysis.json holds. args: of parse_tester."""
-    root, path, device = Path(args.save_root), args.ckpt_path[0], pick_device(args.device)
+    root, device = Path(args.save_root), pick_device(args.device)
     check_writable(root)
-    model, size = model_from_checkpoint(load_checkpoint(path), path)
-    options = {"val_vi_len": args.val_vi_len, "cache_dir": args.cache_dir, "workers": args.num_workers}
+    models, size = load_models(args)
+    model = models[args.ckpt_path[0]]
+    options = {"val_vi_len": args.val_vi_len, "cache_dir": args.cache_dir, "workers": args.num_workers,
+               "skip_bad": args.skip_bad}
     dtype, training = pick_precision(args.precision, device), Dataset_Dance(args.DR, "train", *size, 2, **options)
     sequences = Dataset_Dance(args.DR, mode, *size, **options).sequences
     if mode == "test":

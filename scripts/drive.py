@@ -17,8 +17,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from modules.data.layout import find_root, frames_per_second
-from modules.data.pairing import one_sequence
+from modules.data.layout import find_root, frames_per_second, mode_folder, paired_files
 from modules.data.reading import read_image
 from modules.files import write_json
 from modules.options import unit_float
@@ -56,11 +55,10 @@ def read_clip(path: Path, args: argparse.Namespace, rate: float) -> np.ndarray:
 
 
 def fit_by_images(
-    other: np.ndarray, source: Standing, labels: Path, size: tuple[int, int], least: float
+    other: np.ndarray, source: Standing, files: list[Path], size: tuple[int, int], least: float
 ) -> list[tuple[Standing, Standing, float]]:
     """The arguments of fit_to in two steps, for a dancer with pose images in the palette "course" and no joints: to
     where these say, and then as far as the other person's (T, J, 3) fitted pose images, measured alike, are off."""
-    files = list(one_sequence(labels).values())
     images = [read_image(path, size[1], size[0]).transpose(1, 2, 0) for path in files[:: -(-len(files) // MOST)]]
     target, stretch = standing_in(images), size[0] / size[1] / (COURSE_SIZE[0] / COURSE_SIZE[1])
     fitted = fit_to(other[:: -(-len(other) // MOST)], source, target, stretch)
@@ -70,11 +68,10 @@ def fit_by_images(
 
 def drive(args: argparse.Namespace, new: Path) -> None:
     """Write the test sequences below the folder `new`."""
-    root = find_root(args.DR)
+    root, train = find_root(args.DR), mode_folder(args.DR, "train")
     dancer = None if args.palette else read_dancer(root / "keypoints.json")
-    first = min(one_sequence(root / "train/train_img").items())[1]
-    image, first_pose = (Image.fromarray(read_image(path).transpose(1, 2, 0)) for path in (
-        first, root / "train/train_label" / first.name))
+    pairs = [*paired_files(train, "train", skip_bad=False).values()]
+    image, first_pose = (Image.fromarray(read_image(path).transpose(1, 2, 0)) for path in pairs[0])
     rate = frames_per_second(root)
     clips = [read_clip(path, args, rate) for path in args.keypoints]
     if not args.no_fit:
@@ -83,7 +80,7 @@ def drive(args: argparse.Namespace, new: Path) -> None:
         if dancer:
             fits = [(source, find_standing(dancer[0], dancer[1], f"{root / 'keypoints.json'}"))]
         else:
-            fits = fit_by_images(other, source, root / "train/train_label", image.size, args.min_confidence)
+            fits = fit_by_images(other, source, [pose for _, pose in pairs], image.size, args.min_confidence)
         for name, person in zip(("The other person", "The dancer"), fits[0], strict=False):
             print(f"{name} is {person.height:.1f} px tall and stands at ({person.across:.1f}, {person.floor:.1f})")
         for fit in fits:
@@ -117,8 +114,8 @@ def main() -> None:
     args = parser.parse_args()
     with new_dataset(args.out, "drive", vars(args)) as new:
         drive(args, new)
-    print(f"{args.out}: written; next: python Tester.py --DR {args.out} --save_root {args.out}/predicted --ckpt_path "
-          "RUN/best.ckpt")
+    print(f"{args.out}: written; next: python Tester.py --DR \"{args.out}\" --save_root \"{args.out}/predicted\" "
+          "--ckpt_path RUN/best.ckpt")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def find_keypoints(video: Video, out: Path) -> None:
         raise InputError(f"{video.path}: mediapipe finds no person in {len(people)} frames; expected one, large enough")
     names = [file.name for file in (video.files or {}).values()] or [f"frame{t:06d}" for t in range(len(people))]
     info = {"detector": "mediapipe 0.10.21"} | ({} if video.files else {"frames_per_second": round(video.rate, 3)})
-    write_coco(out, names, people, video.height, video.width, info | {"seconds": video.times.round(4).tolist()})
+    write_coco(out, names, people, video.height, video.width, info)
     print(f"{video.path}: mediapipe finds a person in {count} of {len(people)} frames")
 
 

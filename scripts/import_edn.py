@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     with new_dataset(args.out, "import_edn", vars(args)) as new:
         import_edn(args.folder, new)
-    print(f"{args.out}: written; next: python Trainer.py --DR {args.out} --save_root runs/{args.out.name}")
+    print(f"{args.out}: written; next: python Trainer.py --DR \"{args.out}\" --save_root \"runs/{args.out.name}\"")
 
 
 if __name__ == "__main__":

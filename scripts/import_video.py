@@ -195,7 +195,7 @@ def main() -> None:
     args = parse()
     with new_dataset(args.out, "import_video", vars(args)) as new:
         import_video(args, new)
-    print(f"{args.out}: written; next: python Trainer.py --DR {args.out} --save_root runs/{args.out.name} "
+    print(f"{args.out}: written; next: python Trainer.py --DR \"{args.out}\" --save_root \"runs/{args.out.name}\" "
           f"--frame_H {args.frame_H} --frame_W {args.frame_W}")
 
 

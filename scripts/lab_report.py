@@ -57,7 +57,9 @@ def main() -> None:
     if not study.is_newer(explained, best.folder / "best.ckpt"):
         flags = {name: best.settings.get(name) for name in ("device", "precision", "cache_dir", "val_vi_len")}
         flags |= {"DR": args.DR, "save_root": explained.parent, "ckpt_path": best.folder / "best.ckpt"}
-        write_analysis(parse_tester([f"--{name}={value}" for name, value in flags.items() if value]), "val", most=1)
+        words = [f"--{name}={value}" for name, value in flags.items() if value]
+        words += ["--skip_bad"] * best.settings.get("skip_bad", False)
+        write_analysis(parse_tester(words), "val", most=1)
     draw_curves(list(runs.values()), root / "curves", "pdf")  # the study has written them as PNG
     write_text(root / "report.html", build_page(root, runs, best, read_json(explained)[0]))
     print(f"Wrote {root / 'report.html'}")

@@ -2,7 +2,7 @@
 
     python scripts/study.py kl --DR LAB4_Dataset --save_root runs/kl --seeds 0 1 2
     python scripts/study.py own --recipe slow="--lr 1e-3" --recipe fast="--lr 5e-3" --DR DATA --save_root runs/lr
-    python scripts/study.py latent runs/a/best.ckpt runs/b/best.ckpt --DR DATA --save_root runs/latent
+    python scripts/study.py latent --ckpt_path runs/a/best.ckpt runs/b/best.ckpt --DR DATA --save_root runs/latent
 
 A recipe is a named set of Trainer.py's flags. Other flags are given to Trainer.py for every recipe (--num_epoch 5,
 --device cpu, …). The same command again resumes. The runs are written to <save_root>/<recipe>/seed<k>; the tables psnr,
@@ -12,6 +12,7 @@ cost, latent and, for data with a ribbon, ribbon (Markdown and CSV) and the over
 import argparse
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from modules.device import pick_device, pick_precision
 from modules.files import read_json, to_csv, to_markdown, write_json, write_text
 from modules.model.checkpoint import load_checkpoint, model_from_checkpoint
 from modules.options import parse_trainer
-from modules.runtime import InputError, run_program
+from modules.runtime import InputError, on_signal, run_program
 from modules.score.latent import latent_use
 from modules.score.ribbon import ribbon_use
 from modules.show.curves import draw_curves
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
                                      epilog="Other flags are given to Trainer.py for every recipe.")
     parser.add_argument("study", choices=(*STUDIES, "latent"),
                         help="what to compare; own: only recipes of --recipe; latent: only measure checkpoints")
-    parser.add_argument("checkpoints", nargs="*", metavar="CKPT", help="after latent: the checkpoints to measure")
+    parser.add_argument("--ckpt_path", nargs="+", metavar="CKPT", help="of latent: the checkpoints to measure")
     parser.add_argument("--DR", required=True, help="data set: the folder that holds train/, val/ and test/")
     parser.add_argument("--save_root", required=True, help="folder of the study")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per recipe and seed (default: 0)")
@@ -64,11 +65,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="leave out the other recipes")
     args, others = parser.parse_known_args(argv)
     root = Path(args.save_root)
-    if (args.study == "latent") != bool(args.checkpoints):
-        raise InputError("expected checkpoints after latent, and only there")
-    if args.checkpoints:
+    if (args.study == "latent") != bool(args.ckpt_path):
+        raise InputError("expected --ckpt_path with latent, and only there")
+    if args.ckpt_path:
         flags = parse_trainer(["--DR", args.DR, "--save_root", args.save_root, *others])
-        return write_measures(root, {path: [measure(Path(path), flags)] for path in args.checkpoints})
+        return write_measures(root, {path: [measure(Path(path), flags)] for path in args.ckpt_path})
     (common, recipes), runs = STUDIES[args.study], {}
     recipes = recipes | dict(map(parse_recipe, args.recipe))
     chosen = args.only or list(recipes)
@@ -121,6 +122,7 @@ def train_and_test(title: str, flags: list[str], args: argparse.Namespace) -> No
         print(f"== {title}: testing ==", flush=True)
         names = ("device", "precision", "num_workers", "cache_dir", "pictures")
         machine = [f"--{name}={vars(args)[name]}" for name in names if vars(args)[name] is not None]
+        machine += ["--skip_bad"] * args.skip_bad
         call("Tester.py", "--DR", args.DR, "--save_root", folder / "test", "--ckpt_path", best, *machine)
     if not is_newer(measures, best):
         write_json(measures, measure(best, args))
@@ -131,8 +133,20 @@ def is_newer(path: Path, other: Path) -> bool:
 
 
 def call(program: str, *arguments) -> None:
-    """Run Trainer.py or Tester.py, which print their own errors. InputError where it fails."""
-    code = subprocess.run([sys.executable, str(ROOT / program), *map(str, arguments)]).returncode
+    """Run Trainer.py or Tester.py, which print their own errors. InputError where it fails; a signal ends it, and then
+    this program."""
+    signals = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        signals.append(number)
+        if number != signal.SIGINT:  # Ctrl-C reaches it without help
+            process.send_signal(number)
+
+    process = subprocess.Popen([sys.executable, str(ROOT / program), *map(str, arguments)])
+    with on_signal(pass_on):
+        code = process.wait()
+    if signals:
+        raise SystemExit(128 + signals[0])
     if code:
         raise InputError(f"{program} ended with code {code}, see above; the same command again resumes from here")
 
@@ -140,7 +154,8 @@ def call(program: str, *arguments) -> None:
 def measure(checkpoint: Path, args: argparse.Namespace) -> dict[str, dict]:
     """`latent_use` of the first validation sequence, parameters, and `ribbon_use` where the data have a ribbon."""
     model, size = model_from_checkpoint(load_checkpoint(checkpoint), checkpoint)
-    data = Dataset_Dance(args.DR, "val", *size, val_vi_len=args.val_vi_len, cache_dir=args.cache_dir)
+    options = {"val_vi_len": args.val_vi_len, "cache_dir": args.cache_dir, "skip_bad": args.skip_bad}
+    data = Dataset_Dance(args.DR, "val", *size, **options)
     device, ribbon = pick_device(args.device), Path(args.DR, "ribbon.json")
     dtype = pick_precision(args.precision, device)
     use = latent_use(model.to(device), data.sequences[0], dtype)

@@ -43,7 +43,7 @@ def test_the_lab_report_is_continued(dance, tmp_path, started, monkeypatch):
     assert "{{" not in page and not re.search(r"""(?:src|href)=["'](?!data:|file:|latent.csv)""", page)
     scores = read_json(root / "Cyclical/seed0/test/metrics.json")
     assert f"PSNR for testing sequence1: {scores['sequences'][1]['psnr']:.3f}" in page
-    assert page.count("Your Result") == 2 and "<td>Constant</td>" in page and "<td>21.535</td>" in page
+    assert page.count("Your Result") == 2 and "<td>Constant</td>" in page
     assert page.count('<div class="own"') == page.count('data-label="Your words"></div>') == 10, "they are empty"
     assert "Trainer.step</a>" in page and "z = &mu;" in page and "def reparameterise" in page
     assert all(f'alt="{name}"' in page for name in ("loss_log", "loss_linear", "tfr", "beta", "val0", "val0.worst1"))
@@ -57,7 +57,8 @@ def test_the_lab_report_is_continued(dance, tmp_path, started, monkeypatch):
 
 def test_analyse_alone(dance, trained, tmp_path):
     """The test sequences; without their true frames there is nothing to explain."""
-    flags = [trained[0] / "best.ckpt", "--mode", "test", "--save_root", tmp_path / "a", "--device", "cpu", "--DR"]
+    flags = ["--ckpt_path", trained[0] / "best.ckpt", "--mode", "test", "--save_root", tmp_path / "a",
+             "--num_workers", 0, "--cache_dir", tmp_path / "cache", "--device", "cpu", "--DR"]
     result = run_inside("analyse.py", *flags, dance)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "a").glob("*.png")} == {"0.png", "0.worst1.png", "1.png", "1.worst1.png"}

@@ -35,7 +35,7 @@ def make_sequence(truth, prediction):
     poses = levels(*[1.0] * len(prediction))
     poses[:, 4, :, 1:] = 0
     known = (levels(*truth), [30.0] * (len(truth) - 1)) if truth else ()
-    return PredictedSequence("s", levels(*prediction), poses, *known)
+    return PredictedSequence(levels(*prediction), poses, *known)
 
 
 DARK = make_sequence([0.6] + [0.5] * (T - 1), [0.6] + [0.4] * (T - 1))  # the prediction is 0.1 too dark
@@ -71,7 +71,7 @@ def test_panels_show_every_frame(tmp_path):
 @pytest.mark.parametrize("height, width, scale", [(9, 131, 3), (7, 600, 1)])
 def test_panels_have_even_sides_and_exact_pixels(height, width, scale):
     frames = np.random.default_rng(0).integers(0, 256, (3, 3, height, width, 3), dtype=np.uint8)
-    panels = Panels(PredictedSequence("s", *frames, [30.0, 40.0]))
+    panels = Panels(PredictedSequence(*frames, [30.0, 40.0]))
     assert panels[2].shape[0] % 2 == panels[2].shape[1] % 2 == 0
     for i, image in enumerate((frames[2, 2], frames[1, 2], frames[0, 2])):  # truth, pose, prediction
         cell = panels[2][LINE + BORDER :, i * panels.cell[1] + BORDER :]

@@ -171,6 +171,7 @@ START = [
     ([], ["--lr", 0.5], "--lr 0.005 -> 0.5, --num_epoch 1 -> 2. It counts", 0),
     ([], ["--seed", 5], "--seed 5: the run in {}/run was started with 0", 2),
     ([], ["--preset", "report"], "--preset report: the run in {}/run was started with best", 2),
+    ([], ["--best_by", "psnr"], "--best_by psnr: the run in {}/run was started with bound", 2),
     ([], ["--no-bounded"], "--bounded False: the run in {}/run was started with True", 2),
     ([], ["--F_dim", 32], "--F_dim 32: {}/run/last.ckpt has 16; leave the flag out", 2),
     ([], ["--frame_W", 64], "--frame_W 64: {}/run/last.ckpt has 32", 2),
@@ -192,6 +193,19 @@ def test_where_a_run_begins(begun, tmp_path, monkeypatch, deleted, more, words, 
     words = words.replace("{}", str(tmp_path))
     assert result.returncode == code and words in (result.stderr if code else result.stdout), result
     assert not code or check_error(result, words) is None
+
+
+def test_a_command_that_went_back_to_a_checkpoint_resumes_where_it_stopped(begun, tmp_path, monkeypatch):
+    folder, flags = begun
+    shutil.copytree(folder / "run", tmp_path / "run")
+    earlier, last = str(tmp_path / "run/epoch=0.ckpt"), tmp_path / "run/last.ckpt"
+    monkeypatch.setattr(TRAINER, "fit", lambda self: None)
+    command = ["Trainer.py", *flags, "--save_root", tmp_path / "run", "--ckpt_path", earlier]
+    assert f"Resuming from {earlier}" in run_inside(*command).stdout
+    contents = load_checkpoint(last)
+    contents["settings"]["ckpt_path"] = earlier  # what the run above would have written
+    save_checkpoint(last, contents)
+    assert f"Resuming from {last}" in run_inside(*command).stdout
 
 
 def test_an_epoch_of_another_number_of_steps_resumes_at_the_same_share():

@@ -131,7 +131,8 @@ def test_study_writes_the_table(sets, tmp_path, monkeypatch):
     run = run_inside("Trainer.py", *flags, "--save_root", tmp_path / "run")
     assert run.returncode == 0, run.stderr
     best = tmp_path / "run/best.ckpt"
-    result = run_inside("study.py", "latent", best, "--DR", sets / "ribbon", "--save_root", tmp_path, "--device", "cpu")
+    place = ["--DR", sets / "ribbon", "--save_root", tmp_path, "--device", "cpu"]
+    result = run_inside("study.py", "latent", "--ckpt_path", best, *place)
     assert result.returncode == 0, result.stderr
     head, truth, row = csv.reader((tmp_path / "ribbon.csv").read_text().splitlines())
     assert head[0] == "recipe" and (truth[0], row[0]) == ("truth", str(best))

@@ -56,14 +56,29 @@ def test_the_study_of_kl_settings(dance, tmp_path, started):
                         (["--recipe", "x=--nonsense 1"], "--nonsense"), (["--kl_beta", 0.5], "--kl_beta")):
         check_error(run_inside("study.py", *flags, "--seeds", 3, *more), words)
     check_error(run_inside("study.py", "own", "--DR", dance, "--save_root", tmp_path / "x"), "--recipe")
-    check_error(run_inside("study.py", "latent", "--DR", dance, "--save_root", tmp_path / "x"), "checkpoints")
+    check_error(run_inside("study.py", "latent", "--DR", dance, "--save_root", tmp_path / "x"), "--ckpt_path")
     assert not started
 
     best = root / "None/seed3/best.ckpt"
-    result = run_inside("study.py", "latent", best, "--DR", dance, "--save_root", tmp_path / "use", "--device", "cpu")
+    place = ["--DR", dance, "--save_root", tmp_path / "use", "--device", "cpu"]
+    result = run_inside("study.py", "latent", "--ckpt_path", best, *place)
     assert result.returncode == 0, result.stderr
     head, row = read_table(tmp_path / "use/latent.csv")
     assert head == latent[0] and row[0] == str(best) and row[3] == "2048"
+
+
+def test_a_signal_reaches_the_program_that_trains(tmp_path, monkeypatch):
+    """It saves and ends, and then the study ends."""
+    saved = tmp_path / "saved"
+    (tmp_path / "Trainer.py").write_text(
+        "import os, signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (open({str(saved)!r}, 'w').close(), sys.exit(143)))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(60)\n", encoding="utf-8")
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        study.call("Trainer.py")
+    assert stop.value.code == 143 and saved.exists()
 
 
 @pytest.mark.parametrize("name", study.STUDIES)

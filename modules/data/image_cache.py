@@ -125,7 +125,8 @@ def decode(
         except InputError as error:
             faults[i] = str(error).removeprefix(f"{files[i]}: ").partition("; expected")[0]
 
-    with Progress(f"decode {name}", len(places), "image", leave=False) as bar, ThreadPoolExecutor(workers) as pool:
+    threads = ThreadPoolExecutor(max(1, workers))
+    with Progress(f"decode {name}", len(places), "image", leave=False) as bar, threads as pool:
         try:
             for _ in pool.map(read, places):
                 bar.update()

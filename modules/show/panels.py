@@ -28,7 +28,6 @@ HEAT = np.stack([np.interp(np.linspace(0, len(STOPS) - 1, 256), range(len(STOPS)
 class PredictedSequence(NamedTuple):
     """What the images of one sequence are made of."""
 
-    name: str
     prediction: np.ndarray  # (T, H, W, 3) uint8, the given frame first
     pose: np.ndarray  # the same
     truth: np.ndarray | None = None  # the same, if the true frames are known

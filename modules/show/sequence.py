@@ -40,7 +40,7 @@ def images_of(
 ) -> PredictedSequence:
     """One predicted sequence as arrays. frames, truth: (T, 3, H, W). psnr: T-1 values in dB. rate: frames a second."""
     truth = None if truth is None else to_images(truth)
-    return PredictedSequence(sequence.name, to_images(frames), to_images(sequence.poses), truth, psnr, rate=rate)
+    return PredictedSequence(to_images(frames), to_images(sequence.poses), truth, psnr, rate=rate)
 
 
 def sequence_files(

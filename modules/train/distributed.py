@@ -96,10 +96,14 @@ def join(device: str | None) -> Iterator[Ranks]:
         yield Ranks()
         return
     local, on_gpu = int(os.environ["LOCAL_RANK"]), device != "cpu" and torch.cuda.is_available()
+    if on_gpu and local >= torch.cuda.device_count():
+        raise InputError(f"process {local + 1} of torchrun on {torch.cuda.device_count()} GPUs; expected one a GPU, or "
+                         "--device cpu")
     if on_gpu:
         torch.cuda.set_device(local)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu and dist.is_nccl_available() else "gloo"  # there is no NCCL on Windows
     with lost_process():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=PATIENCE)
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
     if not ranks.main:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -25,7 +25,7 @@ def build_optimizers(
     if name != "Muon":
         kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
         groups = [{"params": parameters, "lr_scale": 1.0}]
-        return [kind(groups, lr=lr, weight_decay=weight_decay, fused=True, capturable=parameters[0].is_cuda)]
+        return [kind(groups, lr=lr, weight_decay=weight_decay, fused=True)]
     matrices = [
         p for name, p in model.named_parameters()
         if p.ndim == 4 and min(p.shape[:2]) >= MATRIX_CHANNELS and name.split(".")[0] not in model.adamw_networks
@@ -34,7 +34,7 @@ def build_optimizers(
     rest = [p for p in parameters if id(p) not in known]
     rest = [{"params": [p for p in rest if (p.ndim > 1) == decays], "weight_decay": weight_decay * decays,
              "lr_scale": AUXILIARY_RATE} for decays in (True, False)]
-    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), fused=True, capturable=parameters[0].is_cuda)
+    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), fused=True)
     return [Muon(matrices, lr, weight_decay, dtype=dtype), adamw]
 
 

@@ -26,7 +26,7 @@ from modules.runtime import InputError, on_signal
 from modules.train.distributed import Ranks
 
 # flags that cannot change when a run resumes, beside MODEL_FLAGS and the frame size
-FIXED = ("preset", "seed", "optim", "bounded")
+FIXED = ("preset", "seed", "optim", "bounded", "best_by")
 # flags that change nothing that is learned
 FREE = ("DR", "save_root", "device", "num_workers", "cache_dir", "gpu", "per_save", "store_visualization", "no_sanity",
         "test", "save_minutes", "pictures", "fps", "ckpt_path")
@@ -56,11 +56,14 @@ class Start(NamedTuple):
 def find_start(args: argparse.Namespace) -> Start | None:
     """The checkpoint to begin with, if any; the flags of its architecture and frame size are filled in.
 
-    A run resumes from last.ckpt in --save_root, or from the checkpoint there that --ckpt_path names. A --ckpt_path
-    elsewhere gives a new run its weights.
+    A run resumes from last.ckpt in --save_root, or from the checkpoint there that --ckpt_path names, unless last.ckpt
+    continues that one. A --ckpt_path elsewhere gives a new run its weights.
     """
     root, given = Path(args.save_root), args.ckpt_path
     last, own = root / "last.ckpt", bool(given) and Path(given).resolve().parent == root.resolve()
+    if own and not args.test:
+        with contextlib.suppress(InputError):
+            own = load_checkpoint(last).get("settings", {}).get("ckpt_path") != given
     whole = max(root.glob("epoch=*.ckpt"), key=os.path.getmtime, default="one of its checkpoints")
     resumed = (own or last.exists()) and not args.test
     if resumed and given and not own:

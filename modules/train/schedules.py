@@ -117,7 +117,7 @@ class Schedules:
     def __init__(self, args: argparse.Namespace, steps: list[int]):
         self.args, self.steps = args, steps
         *self.before, self.total = 0, *itertools.accumulate(steps)  # steps of the run before each epoch, and of it all
-        horizon, kind = round(args.num_epoch * args.kl_horizon), args.kl_anneal_type
+        horizon, kind = max(1, round(args.num_epoch * args.kl_horizon)), args.kl_anneal_type
         self.beta = kl_annealing(kind, horizon, args.kl_anneal_cycle, args.kl_anneal_ratio, args.kl_beta)
 
     def done(self, epoch: int, step: int = 0) -> int:
