@@ -51,6 +51,7 @@ def test_muon_step_has_its_size_and_a_memory():
     torch.manual_seed(0)
     weight = nn.Parameter(torch.zeros(16, 16, 3, 3))
     muon = Muon([weight], 0.01)
+    muon.found_inf = torch.tensor(0.0)
     weight.grad = torch.randn_like(weight) * 1e-6
     muon.step()
     expected = 0.01 * 0.2 * 144**0.5 * (16**0.5 / weight.numel() ** 0.5)  # orthogonal rows: root mean square 1/12

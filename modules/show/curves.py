@@ -27,7 +27,7 @@ CJK_FONTS = ("Noto Sans CJK TC", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto S
              "Microsoft JhengHei", "Microsoft YaHei", "SimHei", "WenQuanYi Zen Hei", "Arial Unicode MS")
 OF_A_RUN = {  # file in RUN/figures -> figure in FIGURES
     "loss_curve": "loss_log", "val_psnr": "val_psnr", "teacher_forcing_ratio": "tfr", "kl_beta": "beta",
-    "posterior_share": "posterior_share", "psnr_per_frame": "psnr_per_frame",
+    "posterior_share": "posterior_share",
 }
 
 

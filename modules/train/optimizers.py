@@ -81,17 +81,16 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step; none if `found_inf` () is set and not 0, see clipped_step."""
-        skip = getattr(self, "found_inf", None)
-        taken = 1.0 if skip is None else 1.0 - skip
+        """One step; none if `found_inf` () is not 0, see clipped_step."""
+        skip, taken = self.found_inf, 1.0 - self.found_inf
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             for p in params:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
             momenta, gradients = [self.state[p]["momentum"] for p in params], [p.grad for p in params]
-            if skip is not None:  # the mean stays
-                gradients = [torch.where(skip > 0, m, g) for m, g in zip(momenta, gradients, strict=True)]
+            # a step that is not taken leaves the mean as it is
+            gradients = [torch.where(skip > 0, m, g) for m, g in zip(momenta, gradients, strict=True)]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             means, lr = torch._foreach_lerp(gradients, momenta, group["momentum"]), taken * group["lr"]
             updates = orthogonal_updates(means, lr, self.dtype)
