@@ -123,9 +123,8 @@ def measure(results: list[Result], compared: dict[str, dict], each: dict[str, li
     metrics = {"sequences": rows, "definitions": DEFINITIONS}
     known = [i for i, result in enumerate(results) if result.truth is not None]
     if known:
-        truth = [results[i].truth for i in known]
         metrics["avg_psnr"] = float(np.mean([rows[i]["psnr"] for i in known]))
-        metrics["psnr_kaggle"] = psnr_kaggle([results[i].frames[0] for i in known], truth)
+        metrics["psnr_kaggle"] = psnr_kaggle([r.frames[0] for r in results], [r.truth for r in results])
     if known and len(each) > 1:
         own = {path: [score(frames[i], results[i].truth).mean() for i in known] for path, frames in each.items()}
         metrics["avg_psnr_alone"] = {path: float(np.mean(values)) for path, values in own.items()}

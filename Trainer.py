@@ -135,7 +135,7 @@ class Trainer:
         means = self.ranks.average(torch.stack([loss.mean(), mse.mean(), kl.mean()]).detach())
         finite = clipped_step(self.model, self.optimizers, means, batch.lr, self.args.clip_norm)
         if self.ema:
-            update_ema(self.ema, self.model, batch.ema_share)
+            update_ema(self.ema, self.model, batch.ema_share * finite)
         return means, finite
 
     def train_epoch(self, epoch: int, stops: Stops | None = None) -> EpochProgress:

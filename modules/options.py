@@ -162,7 +162,7 @@ def add_template_flags(parser: argparse.ArgumentParser) -> None:
     add("--N_dim", type=positive, default=12, help="channels of the latent z")
     add("--D_out_dim", type=positive, default=192, help="channels of the fused features")
     add("--tfr", type=unit_float, default=1.0, help="teacher forcing ratio at the start")
-    add("--tfr_sde", type=natural, default=10, help="the epoch at which the ratio starts to fall, see --tfr_rule")
+    add("--tfr_sde", type=natural, default=10, help="the last epoch, from 0, before the ratio falls, see --tfr_rule")
     add("--tfr_d_step", type=natural_float, default=0.1, help="decay of the ratio")
     add("--fast_train", action=argparse.BooleanOptionalAction, default=False, help="first epochs: a share of the data")
     add("--fast_partial", type=share, default=0.4, help="that share")
@@ -192,7 +192,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--posterior_end", type=share,
         help="posterior share at the end of the run, linear in between (default: --posterior_share)")
     add("--tfr_rule", default="start", **one_of("start", "interval"),
-        help="start: one --tfr_d_step an epoch from epoch --tfr_sde on; interval: one every --tfr_sde epochs (report)")
+        help="start: --tfr_d_step less in every epoch after epoch --tfr_sde; interval: every --tfr_sde epochs (report)")
     add("--tf_decides", default="feed", **one_of("feed", "target"),
         help="an epoch has the true frame with probability tfr as its input or, as in the report, as its target")
     add("--windows", default="template", **one_of("anywhere", "template"),

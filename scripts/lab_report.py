@@ -33,6 +33,7 @@ from modules.show.runs import Run, best_validation, read_run
 from modules.train.schedules import frange_cycle_linear, kl_annealing, teacher_forcing_ratio
 
 SETTINGS = ("Cyclical", "Monotonic", "Constant")
+LOSSES = {"mse": "mse + &beta; KL", "calibrated": "log(mse) + (2/D) &beta; KL with D = 3 H W"}
 CODE = {  # place in the page -> where the program does it
     "training": (Trainer.Trainer.train_epoch, Trainer.Trainer.step, frame_loss, VAE_Model.step),
     "testing": (Tester.main, predict, generate), "reparameterisation": (reparameterise, gaussian_kl),
@@ -71,7 +72,7 @@ def build_page(root: Path, runs: dict[str, Run], best: Run, explained: dict) -> 
     parts = {f"code_{place}": "".join(map(quote, functions)) for place, functions in CODE.items()}
     means, correlations, *worst = map(html.escape, explained["text"])
     parts |= {path.stem: image(path) for path in (root / "curves").glob("*.png")} | {
-        "flags": report.definition_list(best.settings), "best": best.name,
+        "flags": report.definition_list(best.settings), "best": best.name, "loss": LOSSES[best.settings["loss"]],
         "blocks": "".join(f"<h3>{name}</h3><pre>{Tester.result_block(run.test)}</pre>"
                           for name, run in runs.items() if run.test["avg_psnr"] is not None),
         "scores": table(root / "psnr.csv"), "latent": table(root / "latent.csv"),

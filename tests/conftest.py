@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
 os.environ["OMP_NUM_THREADS"] = "1"  # small images; more threads than cores would wait for each other
+os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir(), "pose2video_fonts")))  # a list of fonts is slow
 
 import numpy as np
 import pytest
@@ -23,6 +25,11 @@ ROOT = Path(__file__).parent.parent
 
 SMALL = ["--F_dim", 16, "--L_dim", 8, "--N_dim", 4, "--D_out_dim", 16, "--frame_H", 16, "--frame_W", 32,
          "--train_vi_len", 4]
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests come first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_resume.py", "test_distributed.py", "test_lab.py"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,6 +47,13 @@ def test_random_starts_stay_within_their_clip():
     assert torch.equal(windows[:, 1:], plan(steps=200).windows.reshape(-1, 5)[:, 1:]), "only x_1 is another"
 
 
+def test_a_share_of_the_clips_takes_z_from_the_posterior(dance):
+    batch = first_batch(dance, "--posterior_share 0.5")
+    assert batch.from_posterior.flatten().tolist() == [True, True, False, False]
+    assert batch.beta.flatten().tolist() == [1, 1, 0, 0], "the others have no KL"
+    assert batch.noise[:2].any() and not batch.noise[2:].any(), "the others take the prior's mean"
+
+
 @pytest.mark.parametrize("flags, pixels", [
     ("", (2, 12)), ("--frame_H 64", (4, 12)), ("--frame_H 128 --frame_W 256", (8, 48)), ("--frame_W 16", (2, 3)),
     ("--shift_down 3 --frame_H 48", (4, 12)), (f"--shift_down {2**62} --frame_H 64", (64, 12)),

@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from modules.model.vae import VAE_Model
-from modules.train.optimizers import AUXILIARY_RATE, Muon, build_optimizers, clipped_step, orthogonalise
+from modules.train.optimizers import (
+    AUXILIARY_RATE,
+    Muon,
+    build_optimizers,
+    clipped_step,
+    orthogonalise,
+    update_ema,
+)
 
 
 def test_updates_are_nearly_orthogonal_and_keep_their_directions():
@@ -45,6 +52,20 @@ def test_muon_trains_matrices_and_adamw_the_rest():
     assert all(map(torch.equal, before, model.parameters())), "a number that is not finite: nothing moves"
     assert muon.param_groups[0]["lr"] == 0.5
     assert adamw.param_groups[0]["lr"].item() == pytest.approx(0.5 * AUXILIARY_RATE)
+
+
+@torch.no_grad()
+def test_a_clip_norm_of_0_clips_nothing_and_an_average_goes_a_share_of_the_way():
+    layer, ema = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    layer.weight.grad = torch.full((1, 1), 9.0)
+    clipped_step(layer, [], torch.zeros(3), torch.tensor(0.0), clip_norm=0)
+    assert layer.weight.grad.item() == 9
+    clipped_step(layer, [], torch.zeros(3), torch.tensor(0.0), clip_norm=1)
+    assert layer.weight.grad.item() == pytest.approx(1)
+    layer.weight.fill_(4.0)
+    ema.weight.fill_(0.0)
+    update_ema(ema, layer, torch.tensor(0.25))
+    assert ema.weight.item() == 1
 
 
 def test_muon_step_has_its_size_and_a_memory():

@@ -101,7 +101,6 @@ def test_strips_hold_evenly_spaced_moments_and_need_no_truth(tmp_path):
 
 BROKEN = {
     "ends with an error": "echo 'No space left on device' >&2; exit 1",
-    "leaves a file that cannot be opened": "cat > /dev/null; for video; do :; done; echo nothing > $video",
     "leaves half of the video": """case "$*" in
         *libx264*) exec REAL "${@:1:$#-1}" -frames:v 3 "${@: -1}";;
         *) exec REAL "$@";;

@@ -255,6 +255,15 @@ def test_a_step_that_is_not_finite_changes_nothing(dance, tmp_path, monkeypatch,
     assert "epoch 0: 2 of 4 steps skipped" in results[1].stdout and "skipped 2" in results[1].stderr
 
 
+def test_a_step_that_is_not_finite_leaves_the_average_of_the_weights(dance, tmp_path, monkeypatch):
+    shares = []
+    monkeypatch.setattr(trainer_module, "update_ema", lambda ema, model, share: shares.append(share.item()))
+    break_steps(monkeypatch, {1})
+    flags = ["--DR", dance, *TINY, "--num_epoch", 1, "--epoch_steps", 3, "--ema", 0.5, "--pictures", "none"]
+    assert run_inside("Trainer.py", *flags, "--save_root", tmp_path).returncode == 0
+    assert [share > 0 for share in shares] == [True, False, True]
+
+
 def test_what_breaks_the_weights_stops_the_run_and_the_checkpoint_stays(dance, tmp_path, monkeypatch):
     flags = ["--DR", dance, *TINY, "--optim", "Adam", "--num_epoch", 9, "--save_root", tmp_path, "--pictures", "none"]
     with monkeypatch.context() as patch:

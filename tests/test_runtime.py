@@ -39,7 +39,7 @@ def what_windows_lacks(monkeypatch):
             monkeypatch.delattr(signal, name)
     for name in ("posix_fallocate", "setsid", "fork", "getuid", "geteuid", "getpgid", "killpg", "mkfifo", "sysconf"):
         monkeypatch.delattr(os, name)
-    monkeypatch.setattr(files, "FileLock", filelock.SoftFileLock)  # what filelock gives where there is no fcntl
+    monkeypatch.setattr(files, "FileLock", filelock.SoftFileLock)  # Windows' own exists only there
 
 
 @pytest.mark.parametrize("missing, warned", [(locks_and_syncing, True), (what_windows_lacks, False)])

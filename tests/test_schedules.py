@@ -18,7 +18,7 @@ from modules.train import schedules
 def test_beta_by_hand(kind, flags, expected):
     schedule = schedules.kl_annealing(kind, len(expected), **flags)
     for beta in expected:
-        assert schedule.get_beta() == pytest.approx(beta, abs=1e-9 if kind != "Monotonic" else 0.09)
+        assert schedule.get_beta() == pytest.approx(beta, abs=1e-9)
         schedule.update()
 
 
@@ -47,6 +47,11 @@ def test_teacher_forcing_by_hand():
     start = [ratio(epoch, 1.0, 20, 0.05) for epoch in range(99)]
     assert start[:22] == [1.0] * 21 + [0.95] and start[39] == 0.05 and start[40:] == [0.0] * 59
     assert schedules.summarize(start) == "1 until epoch 20, 0 from epoch 40"
+
+
+def test_the_share_of_the_moving_average():
+    assert schedules.ema_share(0.05, 0, 4000) == pytest.approx(0.9), "the first step replaces random weights"
+    assert schedules.ema_share(0.05, 3999, 4000) == pytest.approx(1 / 200), "a twentieth of 4,000 steps"
 
 
 def test_learning_rates_by_hand():

@@ -48,6 +48,8 @@ def test_kaggle_scores_8_bit_frames_1_to_600():
     scores = psnr_kaggle(predicted, truth)
     decibel = [-20 * math.log10(level / 255) for level in (1, 1, 1, 2, 4)]
     assert scores == {"public": pytest.approx(sum(decibel[:3]) / 3), "private": pytest.approx(sum(decibel[3:]) / 2)}
+    some = psnr_kaggle(predicted, [None, None, None, None, truth[4]])
+    assert math.isnan(some["public"]) and some["private"] == pytest.approx(decibel[4]), "by the place in the test set"
 
 
 def test_ssim_by_hand():

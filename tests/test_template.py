@@ -78,13 +78,6 @@ def template_checkpoint(tmp_path_factory):
     return load_checkpoint(path)
 
 
-def test_sizes_of_a_template_checkpoint_are_read_from_its_weights(template_checkpoint):
-    model, size = model_from_checkpoint(template_checkpoint, "x.ckpt")
-    sizes = {"arch": "template", "F_dim": 32, "L_dim": 8, "N_dim": 8, "D_out_dim": 32, "prior": "standard"}
-    assert model.config == sizes | {"levels": 1}
-    assert size == (32, 64)
-
-
 def test_template_checkpoint_runs_as_the_template_runs_it(template_checkpoint):
     """Batch statistics of each single pose image, the raw unclipped frame fed back, pose t for frame t."""
     model, _ = model_from_checkpoint(template_checkpoint, "x.ckpt")

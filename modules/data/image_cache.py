@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from modules.data.reading import read_image
-from modules.files import lock_file
+from modules.files import lock_file, move
 from modules.progress import Progress
 from modules.runtime import InputError
 
@@ -95,7 +95,7 @@ def rebuild(path: Path, row: np.dtype, files: list[Path], stamps: np.ndarray, wo
             rows[i] = old[known[stamps[i]]]
         faults = decode(missing, files, rows, stamps, workers, name)
         del rows, old  # Windows moves no open file
-        os.replace(part, path)
+        move(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

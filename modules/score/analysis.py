@@ -1,8 +1,9 @@
 """Why the PSNR of a rollout dips: error that accumulated, poses unlike the training's, limbs that a pose does not show.
 
 The same model predicts a sequence from its first frame alone (the rollout), again from the true frame every RESTART
-frames, and from the true last frame always. x_1 and z, the prior's mean, stay the same, so the last frame is all that
-differs: what the second gains over the first is accumulated error, and the rest is not.
+frames, and from the true last frame always. x_1 and the poses stay the same, and z is the prior's mean. So the last
+frame, which a learned prior sees too, is all that differs: what the second gains over the first is accumulated error,
+and the rest is not.
 """
 
 import numpy as np

@@ -23,24 +23,6 @@ CHUNK = 4096  # training poses compared at once
 NAMED = 6  # sequences that a warning names
 
 
-def trivial_predictions(
-    first: Tensor, truth: Tensor, mean: Tensor | None = None, nearest: Tensor | None = None
-) -> dict[str, Tensor]:
-    """The baselines of one sequence, (T, 3, H, W) each, with the given frame `first` (1, 3, H, W).
-
-    truth: (T, 3, H, W). mean: (3, H, W) float, of all training frames. nearest: (T-1, 3, H, W), the training frames of
-    the nearest poses. Without the latter two their baselines are left out.
-    """
-    T = len(truth)
-    predictions = {"first_frame": first.expand(T, -1, -1, -1)}
-    if mean is not None:
-        predictions["training_mean"] = torch.cat([to_float(first), mean.expand(T - 1, -1, -1, -1)])
-    if nearest is not None:
-        predictions["nearest_pose"] = torch.cat([first, nearest])
-    predictions["previous_true_frame"] = torch.cat([truth[:1], truth[:-1]])
-    return predictions
-
-
 def shrink(images: Tensor) -> Tensor:
     """Means over 2x2 pixels: (n, 3, H, W) -> (n, 3 * H/2 * W/2) in [0, 1]."""
     return F.avg_pool2d(to_float(images), 2).flatten(1)
@@ -81,10 +63,14 @@ def compare(
         mean = training.frames.sum(dim=0, dtype=torch.float32) / (255 * len(training.frames))
     compared = {}
     for (sequence, frames, true_frames), nearest_frames in zip(known, nearest, strict=True):
-        predictions = {"model": frames}
+        first, predictions = sequence.frames[:1], {"model": frames}
         if trivial:
-            baselines = trivial_predictions(sequence.frames[:1], true_frames, mean, nearest_frames)
-            predictions |= {key: prediction[None] for key, prediction in baselines.items()}
+            predictions["first_frame"] = first[None].expand(1, len(true_frames), -1, -1, -1)
+            if nearest_frames is not None:
+                means = mean.expand(len(nearest_frames), -1, -1, -1)
+                predictions["training_mean"] = torch.cat([to_float(first), means])[None]
+                predictions["nearest_pose"] = torch.cat([first, nearest_frames])[None]
+            predictions["previous_true_frame"] = torch.cat([true_frames[:1], true_frames[:-1]])[None]
         compared[sequence.name] = {key: all_scores(prediction, true_frames) for key, prediction in predictions.items()}
     return compared
 

@@ -139,14 +139,16 @@ def score(predicted: Tensor, truth: Tensor) -> Tensor:
     return psnr(predicted[:, 1:], truth[None, 1:]).clamp(max=PERFECT)
 
 
-def psnr_kaggle(predicted: list[Tensor], truth: list[Tensor]) -> dict[str, float]:
+def psnr_kaggle(predicted: list[Tensor], truth: list[Tensor | None]) -> dict[str, float]:
     """The 2024/25 Kaggle scores: 8-bit pixels, range 255, frames 1 … 600 (0-based) of every sequence.
 
-    predicted, truth: per sequence (T, 3, H, W), frame 0 included. public: sequences 0-2; private: the others (nan
-    without any).
+    predicted, truth: per sequence (T, 3, H, W), frame 0 included; truth: None where it is not known. public: sequences
+    0-2; private: the others; nan without true frames.
     """
-    scores = [score(to_uint8(p[:601])[None], to_uint8(t[:601]))[0] for p, t in zip(predicted, truth, strict=True)]
-    groups = {"public": scores[:3], "private": scores[3:]}
+    groups = {"public": [], "private": []}
+    for i, (p, t) in enumerate(zip(predicted, truth, strict=True)):
+        if t is not None:
+            groups["public" if i < 3 else "private"].append(score(to_uint8(p[:601])[None], to_uint8(t[:601]))[0])
     return {name: float(torch.cat(group).mean()) if group else math.nan for name, group in groups.items()}
 
 
@@ -158,7 +160,7 @@ def change(frames: Tensor) -> float | None:
 
 def diversity(frames: Tensor) -> float | None:
     """See METRICS; None for a single sample. frames: (samples, T, 3, H, W) predicted."""
-    return float(to_float(frames).std(dim=0).mean() * 255) if len(frames) > 1 else None
+    return float(to_float(frames).clamp(0, 1).std(dim=0).mean() * 255) if len(frames) > 1 else None
 
 
 def mean_ssim(predicted: Tensor, truth: Tensor) -> float | None:
