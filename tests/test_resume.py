@@ -71,7 +71,7 @@ def test_twenty_kills_and_the_result_is_bit_equal(dance, tmp_path):
 def whole(dance, tmp_path_factory):
     """The flags of a run, and its folder when nobody stops it."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    flags = ["--DR", dance, *TINY, "--num_epoch", 2, "--epoch_steps", 4, "--pictures", "strips"]
+    flags = ["--DR", dance, *TINY, "--num_epoch", 2, "--epoch_steps", 4, "--pictures", "none"]
     assert run_inside("Trainer.py", *flags, "--save_root", folder).returncode == 0
     return flags, folder
 
