@@ -70,7 +70,7 @@ def drive(args: argparse.Namespace, new: Path) -> None:
     """Write the test sequences below the folder `new`."""
     root, train = find_root(args.DR), mode_folder(args.DR, "train")
     dancer = None if args.palette else read_dancer(root / "keypoints.json")
-    pairs = [*paired_files(train, "train", skip_bad=False).values()]
+    pairs = [*paired_files(train, "train", skip_bad=True).values()]
     image, first_pose = (Image.fromarray(read_image(path).transpose(1, 2, 0)) for path in pairs[0])
     rate = frames_per_second(root)
     clips = [read_clip(path, args, rate) for path in args.keypoints]

@@ -79,7 +79,7 @@ def template_checkpoint(tmp_path_factory):
 
 
 def test_template_checkpoint_runs_as_the_template_runs_it(template_checkpoint):
-    """Batch statistics of each single pose image, the raw unclipped frame fed back, pose t for frame t."""
+    """Batch statistics of each single pose image, the frame fed back unclipped within [-1, 2], pose t for frame t."""
     model, _ = model_from_checkpoint(template_checkpoint, "x.ckpt")
     reference = copy.deepcopy(model)
     norm = nn.BatchNorm2d(4)
